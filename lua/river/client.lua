@@ -1,0 +1,460 @@
+--- The client of a River server (django-river-ml, or any server of the River API).
+--
+-- Requests go through a transport (`transport:request(req)` → answer); the same code speaks to a server over HTTP and
+-- to the service in this process behind the address `embedded:`.
+
+local check = require "river.check"
+local errors = require "riverlua.errors"
+local model_module = require "river.model"
+
+local DEFAULT_BASEURL = "http://127.0.0.1:8000"
+
+---@class river.Client
+local Client = {}
+Client.__index = Client
+Client.__name = "river.Client"
+
+-- A misspelt method says so instead of "attempt to call a nil value".
+setmetatable(Client, {__index = function(_, name)
+  if type(name) ~= "string" or name:find("^_") then return nil end
+  local near = errors.suggest(name, Client)
+  errors.raise{kind = "argument", message = ("a river.Client has no '%s'"):format(name),
+    hint = near and ("did you mean '%s'?"):format(near) or nil}
+end})
+
+local FLAVORS = {regression = true, binary = true, multiclass = true, cluster = true, neighbor = true, custom = true,
+  creme = true}
+-- Flavors whose models learn nothing, or break, without a label.
+local SUPERVISED = {regression = true, binary = true, multiclass = true}
+
+local READ_HEADERS = {["Accept"] = "application/json"}
+local JSON_HEADERS = {["Accept"] = "application/json", ["Content-Type"] = "application/json"}
+local FORM_HEADERS = {["Accept"] = "application/json", ["Content-Type"] = "application/x-www-form-urlencoded"}
+local BYTES_HEADERS = {["Accept"] = "application/json", ["Content-Type"] = "application/octet-stream"}
+-- A server that is asked for one format only may refuse the other: errors of a download are JSON.
+local DOWNLOAD_HEADERS = {["Accept"] = "*/*"}
+
+local function fail(message, hint)
+  errors.raise{kind = "argument", message = message, hint = hint}
+end
+
+local function encode_part(text)
+  return (text:gsub("[^%w%-._~]", function(char) return ("%%%02X"):format(char:byte()) end))
+end
+
+-- ------------------------------------------------------------------------------------------------- construction
+
+local OPTIONS = {baseurl = true, prefix = true, transport = true, timeout = true, http = true}
+
+local function normal_baseurl(baseurl)
+  errors.expect("river.Client", "baseurl", baseurl, "string")
+  baseurl = baseurl:match("^%s*(.-)[/%s]*$")
+  if baseurl == "" then return DEFAULT_BASEURL end
+  if baseurl:find("^embedded:") then return baseurl end
+  if not baseurl:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/]") then
+    -- said without the text itself: it could carry a password
+    fail("river.Client: the base address must start with http:// or https://, or be embedded:",
+      "such as http://127.0.0.1:8000")
+  end
+  if baseurl:find("[%s?#]") then
+    fail("river.Client: the base address may have no query, fragment or spaces",
+      "the prefix is an option of its own: {prefix = \"api\"}")
+  end
+  return baseurl
+end
+
+local function normal_prefix(prefix)
+  if prefix == nil then return "/api" end
+  errors.expect("river.Client", "prefix", prefix, "string")
+  prefix = prefix:match("^[/%s]*(.-)[/%s]*$")
+  if prefix:find("[%s?#]") then fail("river.Client: the prefix is a path such as \"api\"") end
+  return prefix == "" and "" or "/" .. prefix
+end
+
+-- Without user information: safe to print.
+local function shown(baseurl)
+  return (baseurl:gsub("^(%a[%w+.-]*://)[^/]*@", "%1"))
+end
+
+local function open_transport(baseurl, prefix, options)
+  if options.transport ~= nil then
+    if type(options.transport) ~= "table" and type(options.transport) ~= "userdata" then
+      fail("river.Client: 'transport' must be an object with request and close")
+    end
+    return options.transport
+  end
+  local http = {timeout = options.timeout}
+  for name, value in pairs(options.http or {}) do http[name] = value end
+  return require("riverlua.transport").open("river", baseurl, http, {prefix = prefix:sub(2)})
+end
+
+--- Makes a client; no connection is opened before the first call.
+---
+--- `river.Client()`, `river.Client("http://host:8000", {prefix = "ml"})` or `river.Client{baseurl = …, prefix = …}`.
+--- Options: `baseurl` (default "http://127.0.0.1:8000"; "embedded:" is the service in this process), `prefix` (default
+--- "api"), `timeout` in seconds or the table of `riverlua.http`, `http` (further options of `riverlua.http`) and
+--- `transport` (an object to send requests through).
+---@param baseurl string|table|nil
+---@param options table|nil
+---@return river.Client
+function Client.new(baseurl, options)
+  if type(baseurl) == "table" then
+    if options ~= nil then fail("river.Client takes one table of options") end
+    options, baseurl = baseurl, baseurl[1]
+  elseif options == nil then
+    options = {}
+  end
+  errors.expect("river.Client", "options", options, "table")
+  local named = {}
+  for name, value in pairs(options) do
+    if name ~= 1 then named[name] = value end
+  end
+  errors.check_options("river.Client", named, OPTIONS)
+  if baseurl ~= nil and named.baseurl ~= nil then fail("river.Client: the base address is given twice") end
+  if named.http ~= nil then errors.expect("river.Client", "http", named.http, "table") end
+  baseurl = normal_baseurl(baseurl or named.baseurl or DEFAULT_BASEURL)
+  local prefix = normal_prefix(named.prefix)
+  local self = setmetatable({
+    baseurl = shown(baseurl),
+    prefix = prefix:sub(2),
+    _transport = open_transport(baseurl, prefix, named),
+    _timeout = named.timeout,
+    _root = prefix,
+    _learn_path = prefix .. "/learn/",
+    _predict_path = prefix .. "/predict/",
+    _flavors = {},
+  }, Client)
+  return self
+end
+
+function Client:__tostring()
+  return ("river.Client(%s/%s)%s"):format(self.baseurl, self.prefix, self._transport and "" or " (closed)")
+end
+
+--- Closes the connections; calls after that raise kind "closed".
+function Client:close()
+  local transport = self._transport
+  self._transport = nil
+  if transport then transport:close() end
+end
+
+Client.__close = Client.close
+
+-- ------------------------------------------------------------------------------------------------------ sending
+
+local function closed()
+  errors.raise{kind = "closed", message = "this river.Client has been closed"}
+end
+
+-- What an error needs to know about the call; made only when there is one.
+local function call_of(self, what, name, extra)
+  local call = extra or {}
+  call.what, call.name, call.base, call.root = what, name, self.baseurl, self.baseurl .. self._root .. "/"
+  return call
+end
+
+local function finish(self, what, name, req, res, extra)
+  if res.status >= 300 then require("river.failure").raise(call_of(self, what, name, extra), req, res) end
+  local ok, value = pcall(res.json, res)
+  if not ok then
+    require("river.failure").raise_unreadable(call_of(self, what, name, extra), req, res, value)
+  end
+  return value
+end
+
+local function send(self, what, name, req, extra)
+  local transport = self._transport or closed()
+  req.timeout = self._timeout
+  return finish(self, what, name, req, transport:request(req), extra)
+end
+
+-- Answers of other shapes than promised (a proxy's page, another service) fail here, not in the script.
+local function expect_table(self, what, name, req, value)
+  if type(value) == "table" then return value end
+  require("river.failure").raise_unreadable(call_of(self, what, name), req, {status = 200, body = tostring(value)})
+end
+
+local function get(self, what, name, path, json)
+  local req = {method = "GET", path = self._root .. path, headers = json and JSON_HEADERS or READ_HEADERS, json = json,
+    idempotent = true}
+  return expect_table(self, what, name, req, send(self, what, name, req))
+end
+
+--- What the server says about itself: `id`, `status`, `name`, `version`, `river_version`, `storage` … (GET /)
+---@return table
+function Client:info()
+  return get(self, "info", nil, "/")
+end
+
+-- ------------------------------------------------------------------------------------------------------- upload
+
+local UPLOAD_OPTIONS = {model = true, flavor = true, name = true, model_name = true, allow = true}
+
+local function read_pickle(path)
+  local file, problem = io.open(path, "rb")
+  if not file then
+    fail(("upload_model: cannot read the file: %s"):format(problem),
+      "a string is the path of a pickle (or its bytes); models are made with river.<module>.<Class>{…}")
+  end
+  local bytes = file:read("a")
+  file:close()
+  if not bytes or bytes:byte(1) ~= 0x80 then
+    fail(("upload_model: the file '%s' is not a pickle"):format(path), "pickles start with the byte 0x80")
+  end
+  return bytes
+end
+
+-- An anomaly detector alone cannot answer: give it the method that servers call.
+local function with_prediction(node, flavor)
+  if flavor ~= "custom" or node.aliases then return node end
+  local final = model_module.final_estimator(node)
+  if final and final.class:find("^river%.anomaly%.") then return model_module.with_score_as_prediction(node) end
+  return node
+end
+
+local function upload_request(self, given, flavor, allow)
+  local req = {method = "POST", headers = BYTES_HEADERS}
+  if type(given) == "string" then
+    req.body = given:byte(1) == 0x80 and given or read_pickle(given)
+    return req
+  elseif not model_module.is_node(given) then
+    local class = model_module.dotted_name(given)
+    fail(("upload_model: a model is expected, got %s"):format(class or (given == nil and "nothing" or type(given))),
+      class and ("call it: %s()"):format(class)
+        or "river.preprocessing.StandardScaler() | river.linear_model.LinearRegression(), or the path of a pickle")
+  end
+  local node = with_prediction(given, flavor)
+  req.model = node
+  if not self._transport.embedded then req.body = require("river.pickle").dumps(node, {allow = allow}) end
+  return req
+end
+
+--- Uploads a model. One that has the same name is replaced, with its metrics and stats. (POST /model/<flavor>/<name>/)
+---
+--- `cli:upload_model(model, "regression", "prices")` or `cli:upload_model{model =, flavor =, name =, allow =}`.
+--- `model` is composed in Lua, or a string: the path of a pickle, or its bytes. `allow` lists names outside the library
+--- that the model may refer to (loading a pickle runs code on the server).
+---@param model table|string
+---@param flavor string "regression", "binary", "multiclass", "cluster", "neighbor", "custom" (or "creme")
+---@param name string|nil default: the server picks one
+---@return string name
+function Client:upload_model(model, flavor, name)
+  local allow
+  if type(model) == "table" and getmetatable(model) == nil and flavor == nil then
+    local given = model
+    errors.check_options("upload_model", given, UPLOAD_OPTIONS)
+    model, flavor, name, allow = given.model, given.flavor, given.name or given.model_name, given.allow
+  end
+  if not self._transport then closed() end
+  if not FLAVORS[flavor] then
+    local near = type(flavor) == "string" and errors.suggest(flavor, FLAVORS)
+    fail(("upload_model: %s is not a flavor"):format(type(flavor) == "string" and "'" .. flavor .. "'" or
+      flavor == nil and "nothing" or "a " .. type(flavor)), near and ("did you mean '%s'?"):format(near)
+      or "flavors: regression, binary, multiclass, cluster, neighbor, custom")
+  end
+  local req = upload_request(self, model, flavor, allow)
+  req.path = ("%s/model/%s/"):format(self._root, flavor)
+  if name ~= nil then
+    req.path = req.path .. encode_part(check.name("upload_model", name, true)) .. "/"
+    req.idempotent = true
+  end
+  local extra = {model = req.model, bytes = req.body}
+  local answer = expect_table(self, "upload_model", name, req, send(self, "upload_model", name, req, extra))
+  local given_name = answer.name or name
+  if given_name then self._flavors[given_name] = flavor end
+  return given_name
+end
+
+-- --------------------------------------------------------------------------------------------- learn and predict
+
+local LEARN_OPTIONS = {model = true, x = true, y = true, features = true, ground_truth = true, prediction = true,
+  identifier = true}
+local PREDICT_OPTIONS = {model = true, x = true, features = true, identifier = true}
+
+local function check_identifier(where, identifier)
+  local kind = type(identifier)
+  if kind == "string" and identifier ~= "" or kind == "number" and identifier ~= 0 then
+    return check.label(where, "identifier", identifier)
+  end
+  fail(where .. ": an identifier is a text or a number other than 0", "predict returns one as .identifier")
+end
+
+-- nil, or JSON's null: a model that takes it for a label is broken for ever
+local function is_missing(label)
+  return label == nil or type(label) == "userdata"
+end
+
+local function missing_label(self, name)
+  fail(("learn '%s': the label is missing"):format(name),
+    SUPERVISED[self._flavors[name]] and ("a %s model cannot learn without"):format(self._flavors[name])
+      or "a misspelt field? To learn without label leave the argument out: client:learn(name, x)")
+end
+
+local function send_learn(self, name, body)
+  local req = {method = "POST", path = self._learn_path, headers = JSON_HEADERS, json = body, timeout = self._timeout}
+  local res = (self._transport or closed()):request(req)
+  if res.status == 201 and res.body == '"Successful learn."' then return "Successful learn." end
+  return finish(self, "learn", name, req, res)
+end
+
+local function learn_named(self, given)
+  errors.check_options("learn", given, LEARN_OPTIONS)
+  local name = check.name("learn", given.model)
+  local x, y = given.x, given.y
+  if x == nil then x = given.features end
+  if y == nil then y = given.ground_truth end
+  if given.identifier ~= nil then
+    check_identifier("learn", given.identifier)
+    -- the server takes the features it stored, but insists on some
+    if x == nil then x = {_ = 0} end
+  end
+  check.features("learn", x)
+  if is_missing(y) then
+    if SUPERVISED[self._flavors[name]] then missing_label(self, name) end
+  else
+    check.label("learn", "label", y)
+  end
+  if given.prediction ~= nil then check.label("learn", "prediction", given.prediction) end
+  return send_learn(self, name, {model = name, features = x, ground_truth = y, prediction = given.prediction,
+    identifier = given.identifier})
+end
+
+--- Teaches a model one sample; its metrics are updated first, with a prediction made before learning. (POST /learn/)
+---
+--- `cli:learn(name, x, y)`, `cli:learn(name, x)` for models without labels, or
+--- `cli:learn{model =, x =, y =, prediction =, identifier =}` (`features` and `ground_truth` are other names of x and
+--- y): with `prediction` the server makes none itself, with `identifier` it takes the features and prediction it stored
+--- when it answered `predict`.
+---
+--- Errors: kind "argument" (NaN, no features, missing label: nothing was sent), "not_found" (no such model), "model"
+--- (the model raised; `code` is the Python exception).
+---@param model string|table
+---@param x table|nil feature name → number, string or boolean
+---@param ... any the label
+---@return string text "Successful learn."
+function Client:learn(model, x, ...)
+  if type(model) == "table" and x == nil then return learn_named(self, model) end
+  if type(model) ~= "string" or model == "" then check.name("learn", model) end
+  check.features("learn", x)
+  local y = ...
+  if is_missing(y) then
+    local flavor = self._flavors[model]
+    if flavor == nil and select("#", ...) > 0 or SUPERVISED[flavor] then missing_label(self, model) end
+  else
+    check.label("learn", "label", y)
+  end
+  return send_learn(self, model, {model = model, features = x, ground_truth = y})
+end
+
+--- Asks a model for a prediction. (POST /predict/)
+---
+--- `cli:predict(name, x)` or `cli:predict{model =, x =, identifier =}`. Regression: a number; binary: a table of
+--- probabilities by label ("true", "false"), empty before any learning for some models; multiclass: the label, or nil
+--- before any learning; cluster: an integer.
+---@param model string|table
+---@param x table|nil feature name → number, string or boolean
+---@return table answer {model = name, prediction = …, identifier = text for a later label}
+function Client:predict(model, x)
+  local identifier
+  if type(model) == "table" and x == nil then
+    local given = model
+    errors.check_options("predict", given, PREDICT_OPTIONS)
+    model, x, identifier = given.model, given.x, given.identifier
+    if x == nil then x = given.features end
+    if identifier ~= nil then check_identifier("predict", identifier) end
+  end
+  if type(model) ~= "string" or model == "" then check.name("predict", model) end
+  check.features("predict", x)
+  local req = {method = "POST", path = self._predict_path, headers = JSON_HEADERS,
+    json = {model = model, features = x, identifier = identifier}, timeout = self._timeout, idempotent = true}
+  local res = (self._transport or closed()):request(req)
+  return expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
+end
+
+-- --------------------------------------------------------------------------------------------------- inspection
+
+local NOT_FINITE = {nan = 0 / 0, inf = math.huge, ["-inf"] = -math.huge}
+
+--- The running metrics of a model: name → number (NaN and infinities are floats here, the server sends words).
+--- Empty for an unknown model and for flavors without metrics. (GET /metrics/)
+---@param model string
+---@return table<string, number>
+function Client:metrics(model)
+  local values = get(self, "metrics", check.name("metrics", model), "/metrics/", {model = model})
+  for name, value in pairs(values) do
+    if type(value) == "string" then values[name] = NOT_FINITE[value] or value end
+  end
+  return values
+end
+
+--- Calls and durations of a model: `predict` and `learn`, each with `n_calls`, `mean_duration` and `ewm_duration` in
+--- nanoseconds, and both `…_human` as text. (GET /stats/)
+---@param model string
+---@return table
+function Client:stats(model)
+  return get(self, "stats", check.name("stats", model), "/stats/", {model = model})
+end
+
+--- The parameters of a model (not what it learned): step → parameter → value; a bare model's parameters directly.
+--- (GET /model/<name>/)
+---@param model string
+---@return table
+function Client:get_model_json(model)
+  local part = encode_part(check.name("get_model_json", model, true))
+  return get(self, "get_model_json", model, "/model/" .. part .. "/")
+end
+
+--- The models of the server. (GET /models/)
+---@return table answer {models = sorted list of names}
+function Client:models()
+  return get(self, "models", nil, "/models/")
+end
+
+--- Deletes a model with its metrics, stats and flavor, for good. (DELETE /model/)
+---@param model string
+---@return integer code 204
+function Client:delete_model(model)
+  check.name("delete_model", model)
+  local req = {method = "DELETE", path = self._root .. "/model/", headers = FORM_HEADERS,
+    body = "model=" .. encode_part(model)}
+  local answer = send(self, "delete_model", model, req)
+  self._flavors[model] = nil
+  return answer
+end
+
+local function write_file(path, bytes)
+  local part = path .. ".part"
+  local file, problem = io.open(part, "wb")
+  local done = file
+  if file then
+    done, problem = file:write(bytes)
+    local closed_well, close_problem = file:close()
+    if done and not closed_well then done, problem = nil, close_problem end
+    if done then done, problem = os.rename(part, path) end
+    if not done then os.remove(part) end
+  end
+  if not done then
+    fail(("download_model: cannot write: %s"):format(problem), "is the folder there, and writable?")
+  end
+end
+
+--- Saves a model with all it learned, as a pickle that `upload_model` takes. (GET /model/download/<name>/)
+---@param model string
+---@param path string|nil default "<model>.pkl" in the current folder; an existing file is replaced in one step
+---@return string path
+function Client:download_model(model, path)
+  check.name("download_model", model, true)
+  if path ~= nil then errors.expect("download_model", "path", path, "string") end
+  path = path or model .. ".pkl"
+  local req = {method = "GET", path = ("%s/model/download/%s/"):format(self._root, encode_part(model)),
+    headers = DOWNLOAD_HEADERS, timeout = self._timeout, idempotent = true}
+  local res = (self._transport or closed()):request(req)
+  if res.status >= 300 then require("river.failure").raise(call_of(self, "download_model", model), req, res) end
+  if not res.body or res.body == "" then
+    require("river.failure").raise_unreadable(call_of(self, "download_model", model), req, res)
+  end
+  write_file(path, res.body)
+  return path
+end
+
+return Client

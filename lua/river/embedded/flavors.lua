@@ -1,0 +1,49 @@
+--- Flavors: what a model must be able to do, which of its methods predicts, and what is measured.
+
+local metrics = require "river.embedded.metrics"
+
+local flavors = {}
+
+local PREDICT, PROBA = "predict_one", "predict_proba_one"
+
+local all = {
+  regression = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {"MAE", "RMSE", "SMAPE"}},
+  binary = {needs = {"learn_one", PROBA}, predicts = {PROBA},
+    metrics = {"Accuracy", "LogLoss", "Precision", "Recall", "F1"}},
+  cluster = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
+  neighbor = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
+  custom = {needs = {}, predicts = {PREDICT, PROBA}, metrics = {}},
+  creme = {needs = {"fit_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
+}
+
+---@class river.embedded.Flavor
+---@field name string
+---@field needs string[] methods that the model must have
+---@field predicts string[] methods to predict with, tried in this order
+
+--- Finds a flavor and checks that the model suits it.
+---@param name string
+---@param model table
+---@return river.embedded.Flavor|nil flavor
+---@return string|nil problem the server's words
+function flavors.check(name, model)
+  local flavor = all[name]
+  if not flavor then return nil, ("This model flavor %s is not recognized"):format(name) end
+  for _, method in ipairs(flavor.needs) do
+    if not model:has(method) then return nil, ("The model does not implement %s."):format(method) end
+  end
+  return flavor
+end
+
+--- Fresh metrics of a flavor, in the server's order.
+---@param flavor river.embedded.Flavor
+---@return table[]
+function flavors.metrics(flavor)
+  local list = {}
+  for i, name in ipairs(flavor.metrics) do list[i] = metrics.new(name) end
+  return list
+end
+
+for name, flavor in pairs(all) do flavor.name = name end
+
+return flavors

@@ -1,0 +1,236 @@
+--- The classes of the embedded service: name → constructor, and the one table of parameters per class from which both
+-- the check of a model description and the model as JSON come.
+
+local python = require "river.embedded.python"
+local errors = require "riverlua.errors"
+local model = require "river.model"
+
+local registry = {}
+
+-- Full class name → class table.
+local classes = {}
+
+---@class river.embedded.Parameter
+---@field [1] string name
+---@field [2] any default: a scalar or `python.None`
+---@field kind string "boolean", "integer", "number", or a role such as "optimizer"; "a|b" allows both
+---@field optional boolean|nil Python's None is allowed
+---@field make string|nil None (the default) stands for an instance of this class
+---@field wrap string|nil a number stands for an instance of this class made with it
+---@field required boolean|nil there is no default
+
+local Instance = {}
+Instance.__index = Instance
+
+--- Declares a class.
+---@param spec table `class` (full dotted name), `role` ("estimator", "optimizer" …), `params`; others are copied
+---@return table class its methods are to be added; `class.init(self)` runs after the parameters were bound
+function registry.class(spec)
+  local class = setmetatable({}, Instance)
+  for key, value in pairs(spec) do class[key] = value end
+  class.__index = class
+  class.name = spec.class:match("[^.]+$")
+  class.params = spec.params or {}
+  classes[spec.class] = class
+  return class
+end
+
+--- The full names of all classes of a role (of all when nil), sorted.
+---@param role string|nil
+---@return string[]
+function registry.names(role)
+  local names = {}
+  for name, class in pairs(classes) do
+    if not role or class.role == role then names[#names + 1] = name end
+  end
+  table.sort(names)
+  return names
+end
+
+-- A model description that cannot be built.
+local function refuse(text, ...)
+  errors.raise{kind = "argument", message = text:format(...)}
+end
+
+-- One entry, spelled as the user spells it.
+local function find(name, role)
+  local class = classes[name]
+  if class then return class end
+  -- A class may also be named by the module it is defined in, as pickles do: the ends must agree.
+  local package_name, last = name:match("^(river%.[^.]+)%..*%.([^.]+)$")
+  class = package_name and classes[package_name .. "." .. last]
+  if class then return class end
+  local near = errors.suggest(name, registry.names())
+  refuse("the embedded service has no %s%s; it has %s", name,
+    near and (" (did you mean " .. near .. "?)") or "", table.concat(registry.names(role), ", "))
+end
+
+--- Tells whether a value describes the call of a class.
+---@param value any
+---@return boolean
+function registry.is_node(value)
+  return type(value) == "table" and type(rawget(value, "class")) == "string"
+end
+
+local is_node = registry.is_node
+
+local function is_none(value)
+  return value == python.None or value == model.none or type(value) == "userdata"
+end
+
+local function article(kind)
+  local text = kind:gsub("|", " or "):gsub("estimator", "transformer or model")
+  return (text:find("^[aeiou]") and "an " or "a ") .. text
+end
+
+local function describe_value(value)
+  if is_node(value) then return value.class end
+  if type(value) == "string" then return python.quote(value) end
+  if type(value) == "table" then return "a table" end
+  return python.str(value)
+end
+
+-- Turns one argument into the value that the instance holds.
+local function bind_value(class, parameter, value, built)
+  local kind = parameter.kind
+  if is_none(value) then
+    if parameter.make then return registry.build{class = parameter.make} end
+    if parameter.optional then return python.None end
+  elseif is_node(value) then
+    for role in kind:gmatch("[^|]+") do
+      if find(value.class, role).role == role then return registry.build(value, built) end
+    end
+  else
+    local given = type(value)
+    for role in kind:gmatch("[^|]+") do
+      if role == given or (role == "integer" and math.type(value) == "integer") then
+        -- A number where a schedule may stand is Python's shorthand for a constant one.
+        if role == "number" and parameter.wrap then
+          return registry.build{class = parameter.wrap, args = {value, n = 1}}
+        end
+        return value
+      end
+    end
+  end
+  refuse("%s: %s must be %s, got %s", class.name, parameter[1], article(kind), describe_value(value))
+end
+
+-- Python's own words for arguments that do not fit.
+local function check_arguments(class, args, kwargs)
+  local params = class.params
+  local count = args.n or #args
+  if count > #params then
+    refuse("TypeError: %s.__init__() takes %s positional argument%s but %d were given", class.name,
+      #params == 0 and "1" or ("from 1 to %d"):format(#params + 1), #params == 0 and "" or "s", count + 1)
+  end
+  local known = {}
+  for i, parameter in ipairs(params) do
+    known[parameter[1]] = true
+    if i <= count and kwargs[parameter[1]] ~= nil then
+      refuse("TypeError: %s.__init__() got multiple values for argument '%s'", class.name, parameter[1])
+    end
+  end
+  local names = {}
+  for name in pairs(kwargs) do names[#names + 1] = tostring(name) end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    if not known[name] then
+      local near = errors.suggest(name, known)
+      refuse("TypeError: %s.__init__() got an unexpected keyword argument '%s'%s", class.name, name,
+        near and ("; did you mean '" .. near .. "'?") or "")
+    end
+  end
+end
+
+-- The parameters of an instance, from arguments and defaults.
+local function bind(class, instance, args, kwargs, built)
+  check_arguments(class, args, kwargs)
+  for i, parameter in ipairs(class.params) do
+    local name = parameter[1]
+    local value = args[i]
+    if value == nil then value = kwargs[name] end
+    if value == nil then
+      if parameter.required then
+        refuse("TypeError: %s.__init__() missing 1 required positional argument: '%s'", class.name, name)
+      end
+      value = parameter[2]
+    end
+    instance[name] = bind_value(class, parameter, value, built)
+  end
+end
+
+--- Builds the object that a model description stands for.
+---@param node table {class=, args=, kwargs=, state=}; with `state` (attribute → value) it is what it had become
+---@param built table|nil objects already built: a node used twice is one object
+---@return table instance
+---Raises kind="argument" naming the classes there are, or what is wrong with an argument.
+function registry.build(node, built)
+  built = built or {}
+  if built[node] then return built[node] end
+  local class = find(node.class, "estimator")
+  local instance = setmetatable({}, class)
+  built[node] = instance
+  local args, kwargs = node.args or {}, node.kwargs or {}
+  if class.construct then
+    class.construct(instance, args, kwargs, built)
+  else
+    bind(class, instance, args, kwargs, built)
+    if class.init then class.init(instance) end
+  end
+  if node.state and class.restore then class.restore(instance, node.state) end
+  return instance
+end
+
+-- The pair of class name and parameters that a nested object is in the JSON form.
+local function nested(object, null)
+  local pair = {object.name}
+  local params = object:describe(null)
+  if next(params) ~= nil then pair[2] = params end
+  return pair
+end
+
+--- The parameters of an object in the shape in which a server answers "model as JSON".
+---@param null any what stands for None
+---@return table
+function Instance:describe(null)
+  local out = {}
+  for _, parameter in ipairs(self.params) do
+    local name = parameter[1]
+    local value = self[name]
+    if value == python.None then
+      value = null
+    elseif type(value) == "table" and value.describe then
+      value = nested(value, null)
+    end
+    out[name] = value
+  end
+  return out
+end
+
+--- The description of an object for `river.embedded.pickle`: its parameters as named arguments, and its state.
+---@return table
+function Instance:dump()
+  local pickle = require "river.embedded.pickle"
+  local kwargs = {}
+  for i, parameter in ipairs(self.params) do
+    local value = self[parameter[1]]
+    if type(value) == "table" and value.dump then value = value:dump() end
+    kwargs[i] = {parameter[1], value}
+  end
+  return pickle.object(self.class, nil, {kwargs = kwargs, state = self.state and self:state(pickle)})
+end
+
+--- Python's hasattr, for the server's checks at upload.
+---@param method string
+---@return boolean
+function Instance:has(method)
+  return self[method] ~= nil
+end
+
+--- What an estimator of this name cannot do, in Python's words.
+---@param method string
+function Instance:lacks(method)
+  python.raise("AttributeError", "'%s' object has no attribute '%s'", self.name, method)
+end
+
+return registry

@@ -1,0 +1,69 @@
+--- The seam between a client and what serves it: a server over HTTP, or a service in this process (`embedded:`).
+--
+-- A transport has `request(req)` → answer and `close()`.
+-- req: `method`, `path` (with query, percent-encoded), `headers` (a table that never changes), `body` (bytes) or `json`
+-- (a value), `timeout`, `idempotent`, `stream`. The answer: `status`, `headers`, `body`, `:json()`; streamed also
+-- `:events()` and `:close()`. Statuses of 400 and above are answers; what prevents an answer raises.
+
+local errors = require "riverlua.errors"
+
+local transport = {}
+
+local Network = {}
+Network.__index = Network
+Network.__name = "riverlua.transport.Network"
+
+local function open_network(where, base_url, options)
+  local exchange = require "riverlua.exchange"
+  local self = setmetatable({base_url = (base_url:gsub("/+$", ""))}, Network)
+  self.exchange = exchange.new(where, options)
+  self.encode = require("riverlua.json").encoder{sort = true}
+  return self
+end
+
+local no_headers = {}
+
+function Network:request(req)
+  local body, content_type = req.body, nil
+  if req.json ~= nil then body, content_type = self.encode(req.json), "application/json" end
+  local headers = req.headers or no_headers
+  return self.exchange:send{
+    method = req.method,
+    url = self.base_url .. req.path,
+    headers = self.exchange:constant_header_set(headers, content_type),
+    header_source = headers,
+    content_type = content_type,
+    body = body,
+    idempotent = req.idempotent,
+    timeout = req.timeout,
+    stream = req.stream,
+  }
+end
+
+function Network:stats() return self.exchange:stats() end
+
+function Network:close() self.exchange:close() end
+
+Network.__close = Network.close
+
+--- Opens the transport for an address.
+---@param client string the client's module: "river" finds its service in "river.embedded"
+---@param address string base URL, `embedded:` or `embedded:<path>`
+---@param http_options table|nil those of http.Client
+---@param service_options table|nil what the service for `embedded:` is made with
+function transport.open(client, address, http_options, service_options)
+  local path = address:match("^embedded:(.*)$")
+  if path then
+    local service = {}
+    for name, value in pairs(service_options or {}) do service[name] = value end
+    if path ~= "" then service.path = path end
+    return require(client .. ".embedded").new(service)
+  end
+  if not address:lower():find("^https?://") then
+    errors.raise{kind = "argument", message = ("%s.Client: '%s' is not an http or https address"):format(client,
+      require("riverlua.url").redact(address)), hint = "such as http://127.0.0.1:8000, or embedded:"}
+  end
+  return open_network(client .. ".Client", address, http_options or {})
+end
+
+return transport

@@ -1,0 +1,130 @@
+/*
+** The Lua side of a runtime: one per lua_State. Scheduler, loop and what the bindings share.
+**
+** A *context* is a line of execution that can block: the script itself or a task. Blocking code waits for
+** a *signal*. Inside a task it yields, and the scheduler resumes it when the signal has fired; where Lua cannot
+** yield (the script itself, require, sort, gsub, metamethods called from C) it runs the loop until then.
+*/
+#ifndef RVL_RUNTIME_H
+#define RVL_RUNTIME_H
+
+#include "curl_api.h"
+#include "loop.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define RVL_SIGNAL "riverlua.Signal"
+#define RVL_TASK "riverlua.Task"
+
+typedef struct rvl_context rvl_context;
+
+/* What contexts wait for. Zero-initialised: nobody waits. */
+typedef struct rvl_signal {
+  rvl_context *first, *last;
+} rvl_signal;
+
+typedef enum rvl_wake_reason {
+  RVL_WOKEN_NOT,
+  RVL_WOKEN_SIGNAL,
+  RVL_WOKEN_TIMER,
+  RVL_WOKEN_CANCEL,
+  RVL_WOKEN_STUCK                    /* nothing is left that could fire the signal */
+} rvl_wake_reason;
+
+struct rvl_context {
+  rvl_signal *waiting_on;
+  rvl_context *previous, *next;      /* others waiting for the same signal */
+  rvl_timer timer;
+  rvl_wake_reason woken;
+  bool waiting;
+  bool pumping;                      /* waits by running the loop itself: must not be resumed */
+  bool cancel_pending;               /* asked to stop while it was not waiting */
+  bool ready;                        /* in the ready queue */
+  rvl_context *ready_next;
+  struct rvl_runtime *rt;
+  lua_State *blocked;                /* the coroutine whose call waits, for reports */
+};
+
+/* A coroutine that the scheduler or coroutine.resume runs. */
+typedef struct rvl_frame {
+  lua_State *L;
+  struct rvl_frame *previous;
+} rvl_frame;
+
+typedef struct rvl_runtime {
+  lua_State *L;                      /* the main thread */
+  rvl_loop loop;
+  bool loop_open;
+  rvl_curl_api curl;
+  rvl_context script;                /* task 0 */
+  rvl_context *current;
+  rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */
+  rvl_context *ready_first, *ready_last;
+  size_t live_tasks;                 /* spawned and not ended */
+  rvl_signal all_done;               /* fires when there are none */
+  lua_Integer spawned;
+  size_t pending;                    /* transfers under way: something will wake the loop */
+  int pump_depth;
+  pid_t pid;
+  atomic_bool interrupted;
+} rvl_runtime;
+
+/* The runtime of a state: created on first use. */
+rvl_runtime *rvl_runtime_of(lua_State *L);
+/* The runtime of a C function made by rvl_new_functions. */
+#define rvl_upvalue_runtime(L) ((rvl_runtime *)lua_touserdata(L, lua_upvalueindex(1)))
+/* Pushes a table of functions, each with the runtime as upvalue 1. */
+void rvl_new_functions(lua_State *L, const luaL_Reg *functions);
+/* Makes a metatable whose methods and metamethods have the runtime as upvalue 1. */
+void rvl_new_class(lua_State *L, const char *name, const luaL_Reg *methods, const luaL_Reg *metamethods);
+
+/* The loop, opened on first use; raises when that fails or the process was forked. */
+rvl_loop *rvl_runtime_loop(lua_State *L, rvl_runtime *rt);
+
+/* Raises riverlua.errors.new{kind=, message=, hint=}; `hint` may be NULL. */
+int rvl_raise(lua_State *L, const char *kind, const char *hint, const char *format, ...);
+/* Pushes that error instead. */
+void rvl_push_error(lua_State *L, const char *kind, const char *hint, const char *message);
+
+/*
+** Waits until `signal` fires (NULL: only the deadline ends it), `seconds` have passed (negative: never) or the
+** context is cancelled; then goes on in `k`, which must begin with rvl_woken. Use: return rvl_wait(…).
+*/
+int rvl_wait(lua_State *L, rvl_runtime *rt, rvl_signal *signal, lua_Number seconds, lua_KContext ctx, lua_KFunction k);
+/* Why the wait ended; raises when it was cancelled or interrupted. */
+rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt);
+
+/* Wakes everybody (or the one that has waited longest). */
+void rvl_signal_fire(rvl_signal *signal);
+bool rvl_signal_fire_one(rvl_signal *signal);
+
+/* Forgets the waiters of a signal whose memory goes away. */
+void rvl_signal_detach(rvl_signal *signal);
+
+/* Asks the running code to stop; `same_thread`: called by a signal handler on the runtime's thread. */
+void rvl_runtime_interrupt(rvl_runtime *rt, bool same_thread);
+/* Whether an interrupt is to be raised in the current context. */
+bool rvl_runtime_take_interrupt(rvl_runtime *rt);
+
+/* coroutine.resume with the blocked calls of tasks passing through: see lua_coroutine.c */
+/* Resumes `co`, keeping the chain of running coroutines. */
+int rvl_resume(rvl_runtime *rt, lua_State *co, lua_State *from, int nargs, int *nresults);
+/* Whether `co`, having yielded, waits in rvl_wait; takes the mark off its stack. */
+bool rvl_is_blocked(lua_State *co, const rvl_runtime *rt, int nresults);
+/* Goes on in `k` when the current context has been woken; on behalf of a coroutine inside it. */
+int rvl_wait_on(lua_State *L, rvl_runtime *rt, lua_KContext ctx, lua_KFunction k);
+
+/* Openers of the modules riverlua.core.*, and the searcher that finds them and the embedded Lua files. */
+int rvl_open_task(lua_State *L);
+int rvl_open_transfer(lua_State *L);
+int rvl_open_json(lua_State *L);
+int rvl_open_terminal(lua_State *L);
+int rvl_open_runtime(lua_State *L);
+void rvl_open_coroutine(lua_State *L);
+void rvl_open_searcher(lua_State *L);
+
+#endif

@@ -1,0 +1,750 @@
+#include "transfer.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_HEAD (256u * 1024u)
+#define MAX_POOLED 64
+#define MAX_IDLE_CONNECTIONS 256L
+
+/* A socket that libuv watches for libcurl. */
+typedef struct watch {
+  uv_poll_t poll;
+  rvl_net *net;
+  curl_socket_t fd;
+  int events;      /* what libuv watches for; 0: stopped */
+  bool wanted;     /* libcurl waits for it; otherwise it belongs to an idle connection */
+} watch;
+
+/*
+** A transfer whose owner gave up while its name was being resolved. Removing it would wait for the resolver,
+** so it stays until the resolver answers; its socket is then refused.
+*/
+typedef struct parked {
+  struct parked *next;
+  CURL *easy;
+} parked;
+
+struct rvl_net {
+  rvl_loop *loop;
+  const rvl_curl_api *curl;
+  rvl_profile profile;
+  CURLM *multi;
+  rvl_timer timer;          /* libcurl's own */
+  watch **watches;          /* by file descriptor */
+  size_t watch_room;
+  CURL *pool[MAX_POOLED];   /* handles that are set up and wait for their next transfer */
+  size_t pool_count;
+  rvl_transfer *transfers;
+  parked *parked;
+  rvl_net_stats stats;
+  pid_t pid;
+  bool tls;
+};
+
+static void collect(rvl_net *net);
+
+/* ---- buffers ---------------------------------------------------------------------------------- */
+
+static bool bytes_append(rvl_bytes *b, const char *data, size_t length) {
+  if (length > b->room - b->length) {
+    if (length > SIZE_MAX / 2 - b->length) return false;
+    size_t room = b->room < 512 ? 512 : b->room;
+    while (room < b->length + length) room *= 2;
+    char *grown = realloc(b->data, room);
+    if (grown == NULL) return false;
+    b->data = grown;
+    b->room = room;
+  }
+  if (length > 0) memcpy(b->data + b->length, data, length);
+  b->length += length;
+  return true;
+}
+
+static void bytes_free(rvl_bytes *b) {
+  free(b->data);
+  *b = (rvl_bytes){0};
+}
+
+/* ---- SIGPIPE: some TLS libraries write without MSG_NOSIGNAL; a host must survive that ---------- */
+
+typedef struct pipe_guard {
+  sigset_t old;
+  bool was_pending, active;
+} pipe_guard;
+
+static pipe_guard guard_enter(const rvl_net *net) {
+  pipe_guard g = {.active = net->tls};
+  if (g.active) {
+    sigset_t pending, block;
+    sigpending(&pending);
+    g.was_pending = sigismember(&pending, SIGPIPE) == 1;
+    sigemptyset(&block);
+    sigaddset(&block, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &block, &g.old);
+  }
+  return g;
+}
+
+static void guard_leave(const pipe_guard *g) {
+  if (!g->active) return;
+  if (!g->was_pending) {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    while (sigtimedwait(&pipe, NULL, &(struct timespec){0, 0}) == -1 && errno == EINTR) {}
+  }
+  pthread_sigmask(SIG_SETMASK, &g->old, NULL);
+}
+
+static void socket_action(rvl_net *net, curl_socket_t fd, int events) {
+  int running;
+  pipe_guard g = guard_enter(net);
+  net->curl->multi_socket_action(net->multi, fd, events, &running);
+  guard_leave(&g);
+}
+
+/* ---- sockets ----------------------------------------------------------------------------------- */
+
+static void free_watch(uv_handle_t *handle) { free(handle->data); }
+
+static watch *find_watch(const rvl_net *net, curl_socket_t fd) {
+  return fd >= 0 && (size_t)fd < net->watch_room ? net->watches[fd] : NULL;
+}
+
+static void drop_watch(rvl_net *net, watch *w) {
+  net->watches[w->fd] = NULL;
+  uv_close((uv_handle_t *)&w->poll, free_watch);
+}
+
+/*
+** Python's own servers send an answer in several small segments with Nagle's algorithm on; each then waits for
+** our delayed acknowledgement (40 ms). Acknowledge at once while more is to come: the option is not sticky.
+*/
+static void acknowledge_quickly(curl_socket_t fd) {
+#ifdef TCP_QUICKACK
+  int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+#else
+  (void)fd;
+#endif
+}
+
+static void on_socket(uv_poll_t *poll, int status, int events) {
+  watch *w = poll->data;
+  rvl_net *net = w->net;
+  curl_socket_t fd = w->fd;
+  if (!w->wanted) {   /* the server closed an idle connection, or spoke unasked: libcurl finds out on reuse */
+    uv_poll_stop(poll);
+    w->events = 0;
+    return;
+  }
+  int what = 0;
+  if (status < 0) {
+    what = CURL_CSELECT_ERR;
+  } else {
+    if (events & UV_READABLE) what |= CURL_CSELECT_IN;
+    if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
+  }
+  socket_action(net, fd, what);
+  w = find_watch(net, fd);
+  if (w != NULL && w->wanted && (what & CURL_CSELECT_IN)) acknowledge_quickly(fd);
+  collect(net);
+}
+
+static watch *add_watch(rvl_net *net, curl_socket_t fd) {
+  if ((size_t)fd >= net->watch_room) {
+    size_t room = net->watch_room == 0 ? 64 : net->watch_room;
+    while (room <= (size_t)fd) room *= 2;
+    watch **grown = realloc(net->watches, room * sizeof *grown);
+    if (grown == NULL) return NULL;
+    memset(grown + net->watch_room, 0, (room - net->watch_room) * sizeof *grown);
+    net->watches = grown;
+    net->watch_room = room;
+  }
+  watch *w = calloc(1, sizeof *w);
+  if (w == NULL) return NULL;
+  w->net = net;
+  w->fd = fd;
+  w->poll.data = w;
+  if (uv_poll_init_socket(&net->loop->uv, &w->poll, fd) != 0) {
+    free(w);
+    return NULL;
+  }
+  net->watches[fd] = w;
+  return w;
+}
+
+/* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
+static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
+  (void)easy;
+  rvl_net *net = user;
+  watch *w = find_watch(net, fd);
+  if (what == CURL_POLL_REMOVE) {
+    if (w == NULL) return 0;
+    if (socket_data == NULL) drop_watch(net, w);   /* not ours: libcurl closes it without telling */
+    else w->wanted = false;
+    return 0;
+  }
+  if (w == NULL && (w = add_watch(net, fd)) == NULL) return -1;
+  w->wanted = true;
+  int events = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
+  if (w->events != events) {
+    if (uv_poll_start(&w->poll, events, on_socket) != 0) return -1;
+    w->events = events;
+  }
+  return 0;
+}
+
+static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_sockaddr *address) {
+  (void)purpose;
+  rvl_transfer *t = user;
+  if (t == NULL) return CURL_SOCKET_BAD;   /* parked: nobody wants the connection any more */
+  rvl_net *net = t->net;
+  t->opened = true;
+  curl_socket_t fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  if (fd < 0) return CURL_SOCKET_BAD;
+  watch *w = add_watch(net, fd);
+  if (w == NULL) {
+    close(fd);
+    return CURL_SOCKET_BAD;
+  }
+  net->curl->multi_assign(net->multi, fd, w);
+  net->stats.connections++;
+  return fd;
+}
+
+static int on_close(void *user, curl_socket_t fd) {
+  rvl_net *net = user;
+  watch *w = find_watch(net, fd);
+  if (w != NULL) drop_watch(net, w);
+  return close(fd);
+}
+
+static void on_curl_due(rvl_timer *timer) {
+  rvl_net *net = (rvl_net *)(void *)((char *)timer - offsetof(rvl_net, timer));
+  socket_action(net, CURL_SOCKET_TIMEOUT, 0);
+  collect(net);
+}
+
+static int on_curl_timer(CURLM *multi, long timeout_ms, void *user) {
+  (void)multi;
+  rvl_net *net = user;
+  if (timeout_ms < 0) {
+    rvl_timer_stop(net->loop, &net->timer);
+    return 0;
+  }
+  return rvl_timer_start(net->loop, &net->timer, rvl_now() + (uint64_t)timeout_ms * 1000000u) ? 0 : -1;
+}
+
+/* ---- the ends of a transfer --------------------------------------------------------------------- */
+
+static void unlink_transfer(rvl_transfer *t) {
+  rvl_net *net = t->net;
+  if (t->previous != NULL) t->previous->next = t->next;
+  else net->transfers = t->next;
+  if (t->next != NULL) t->next->previous = t->previous;
+  t->previous = t->next = NULL;
+  net->stats.in_flight--;
+}
+
+/* A handle that streamed a body is not kept: libcurl does not forget an upload when told to POST. */
+static void give_back(rvl_net *net, CURL *easy, bool streamed) {
+  if (net->pool_count < MAX_POOLED && !streamed) net->pool[net->pool_count++] = easy;
+  else net->curl->easy_cleanup(easy);
+}
+
+static void fail(rvl_transfer *t, rvl_failure failure, const char *message) {
+  if (t->failure != RVL_NO_FAILURE) return;
+  t->failure = failure;
+  if (message != NULL) snprintf(t->message, sizeof t->message, "%s", message);
+}
+
+/* Takes the transfer out of libcurl's hands. */
+static void detach(rvl_transfer *t) {
+  rvl_net *net = t->net;
+  CURL *easy = t->easy;
+  t->easy = NULL;
+  rvl_timer_stop(net->loop, &t->timer);
+  unlink_transfer(t);
+  pipe_guard g = guard_enter(net);
+  net->curl->multi_remove_handle(net->multi, easy);
+  guard_leave(&g);
+  give_back(net, easy, t->request.stream_body);
+}
+
+static void finish(rvl_transfer *t) {
+  t->ended = rvl_now();
+  t->phase = RVL_DONE;
+  t->notify(t);
+}
+
+static rvl_failure classify(CURLcode code) {
+  switch (code) {
+    case CURLE_OK: return RVL_NO_FAILURE;
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY: return RVL_FAIL_DNS;
+    case CURLE_COULDNT_CONNECT:
+    case CURLE_SEND_ERROR:
+    case CURLE_RECV_ERROR:
+    case CURLE_GOT_NOTHING:
+    case CURLE_PROXY:
+    case CURLE_INTERFACE_FAILED: return RVL_FAIL_CONNECT;
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR: return RVL_FAIL_TLS;
+    case CURLE_OPERATION_TIMEDOUT: return RVL_FAIL_TIMEOUT;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL: return RVL_FAIL_ARGUMENT;
+    case CURLE_OUT_OF_MEMORY: return RVL_FAIL_MEMORY;
+    default: return RVL_FAIL_PROTOCOL;
+  }
+}
+
+static void complete(rvl_transfer *t, CURLcode code) {
+  const rvl_curl_api *curl = t->net->curl;
+  long reconnects = 0;
+  curl->easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &reconnects);
+  t->reused = reconnects == 0 && t->connected != 0;
+  if (t->reused) t->net->stats.reused++;
+  detach(t);
+  if (code != CURLE_OK && t->failure == RVL_NO_FAILURE) {
+    t->failure = classify(code);
+    if (t->message[0] == '\0') snprintf(t->message, sizeof t->message, "%s", curl->easy_strerror(code));
+    if (t->failure == RVL_FAIL_TIMEOUT) {
+      t->timed_out = "connect";
+      t->limit = t->request.connect;
+    }
+  }
+  finish(t);
+}
+
+static void release_parked(rvl_net *net, CURL *easy) {
+  for (parked **p = &net->parked; *p != NULL; p = &(*p)->next) {
+    if ((*p)->easy != easy) continue;
+    parked *gone = *p;
+    *p = gone->next;
+    net->curl->multi_remove_handle(net->multi, easy);
+    net->curl->easy_cleanup(easy);
+    free(gone);
+    return;
+  }
+}
+
+/* Hands finished transfers to their owners. */
+static void collect(rvl_net *net) {
+  CURLMsg *message;
+  int left;
+  while ((message = net->curl->multi_info_read(net->multi, &left)) != NULL) {
+    if (message->msg != CURLMSG_DONE) continue;
+    CURL *easy = message->easy_handle;
+    CURLcode code = message->data.result;
+    rvl_transfer *t = NULL;
+    net->curl->easy_getinfo(easy, CURLINFO_PRIVATE, &t);
+    if (t != NULL) complete(t, code);
+    else release_parked(net, easy);
+  }
+}
+
+/* ---- deadlines ---------------------------------------------------------------------------------- */
+
+typedef struct deadline {
+  uint64_t due, limit;
+  const char *name;
+} deadline;
+
+static void nearer(deadline *d, const char *name, uint64_t from, uint64_t limit) {
+  if (limit == 0) return;
+  if (d->due == 0 || from + limit < d->due) *d = (deadline){from + limit, limit, name};
+}
+
+static deadline next_deadline(const rvl_transfer *t) {
+  const rvl_request *r = &t->request;
+  deadline d = {0};
+  nearer(&d, "total", t->started, r->total);
+  if (t->connected == 0) {
+    nearer(&d, "connect", t->started, r->connect);
+  } else if (!t->receiving) {
+    uint64_t from = t->heard > t->connected ? t->heard : t->connected;
+    bool sending = r->stream_body && !t->upload_ended;
+    nearer(&d, sending ? "idle" : "first_byte", from, sending ? r->idle : r->first_byte);
+  } else if (!t->receive_paused) {
+    nearer(&d, "idle", t->heard, r->idle);
+  }
+  return d;
+}
+
+static void on_deadline(rvl_timer *timer) {
+  rvl_transfer *t = (rvl_transfer *)(void *)((char *)timer - offsetof(rvl_transfer, timer));
+  deadline d = next_deadline(t);
+  if (d.due == 0) return;
+  if (d.due > rvl_now()) {
+    if (!rvl_timer_start(t->net->loop, timer, d.due)) fail(t, RVL_FAIL_MEMORY, "out of memory");
+    return;
+  }
+  t->timed_out = d.name;
+  t->limit = d.limit;
+  fail(t, RVL_FAIL_TIMEOUT, NULL);
+  rvl_transfer_cancel(t);
+}
+
+/* Only a deadline that may be nearer than the one set needs a change: later ones are found when it fires. */
+static void refresh_deadline(rvl_transfer *t) {
+  deadline d = next_deadline(t);
+  if (d.due == 0) return;
+  if (t->timer.slot == 0 || d.due < t->timer.due) {
+    if (!rvl_timer_start(t->net->loop, &t->timer, d.due)) fail(t, RVL_FAIL_MEMORY, "out of memory");
+  }
+}
+
+/* ---- libcurl's callbacks: copy bytes, set flags, notify ------------------------------------------ */
+
+static int on_connected(void *user, char *a, char *b, int c, int d) {
+  (void)a, (void)b, (void)c, (void)d;
+  rvl_transfer *t = user;
+  if (t == NULL) return CURL_PREREQFUNC_ABORT;
+  t->connected = rvl_now();
+  t->phase = RVL_SENT;
+  refresh_deadline(t);
+  return CURL_PREREQFUNC_OK;
+}
+
+static size_t on_header(char *data, size_t size, size_t count, void *user) {
+  rvl_transfer *t = user;
+  size_t length = size * count;
+  if (t == NULL || t->failure != RVL_NO_FAILURE) return 0;
+  t->heard = rvl_now();
+  if (!t->receiving) {
+    t->receiving = true;
+    refresh_deadline(t);
+  }
+  bool starts_answer = length >= 5 && memcmp(data, "HTTP/", 5) == 0;
+  if (t->complete_head) {
+    if (starts_answer && t->body_total == 0) {   /* the one before was 100-continue or a proxy's */
+      t->head.length = 0;
+      t->complete_head = false;
+    } else if (t->trailers == 0) {
+      t->trailers = t->head.length;
+    }
+  }
+  if (t->head.length + length > MAX_HEAD) {
+    t->limit = MAX_HEAD;
+    fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
+    return 0;
+  }
+  if (!bytes_append(&t->head, data, length)) {
+    fail(t, RVL_FAIL_MEMORY, "out of memory");
+    return 0;
+  }
+  if (!t->complete_head && length <= 2 && (data[0] == '\r' || data[0] == '\n')) {
+    t->complete_head = true;
+    t->net->curl->easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
+    if (t->status >= 200) {
+      long version = CURL_HTTP_VERSION_NONE;
+      t->net->curl->easy_getinfo(t->easy, CURLINFO_HTTP_VERSION, &version);
+      t->http_version = version == CURL_HTTP_VERSION_1_0   ? 10
+                        : version == CURL_HTTP_VERSION_1_1 ? 11
+                        : version == CURL_HTTP_VERSION_2_0 ? 20
+                        : version == CURL_HTTP_VERSION_3   ? 30
+                                                           : 0;
+      t->phase = RVL_HEADERS;
+      if (t->request.stream) t->notify(t);
+    }
+  }
+  return length;
+}
+
+static size_t on_body(char *data, size_t size, size_t count, void *user) {
+  rvl_transfer *t = user;
+  size_t length = size * count;
+  if (t == NULL || t->failure != RVL_NO_FAILURE) return 0;
+  t->heard = rvl_now();
+  if (length > t->request.max_body - t->body_total) {
+    t->limit = t->request.max_body;
+    fail(t, RVL_FAIL_LIMIT, "the answer is too large");
+    return 0;
+  }
+  if (t->request.stream && t->body.length - t->body_read >= t->request.high_water) {
+    t->receive_paused = true;
+    return CURL_WRITEFUNC_PAUSE;
+  }
+  if (!bytes_append(&t->body, data, length)) {
+    fail(t, RVL_FAIL_MEMORY, "out of memory");
+    return 0;
+  }
+  t->body_total += length;
+  if (t->request.stream) t->notify(t);
+  return length;
+}
+
+static size_t on_upload(char *data, size_t size, size_t count, void *user) {
+  rvl_transfer *t = user;
+  if (t == NULL || t->failure != RVL_NO_FAILURE) return CURL_READFUNC_ABORT;
+  size_t unsent = t->upload.length - t->upload_sent;
+  if (unsent == 0) {
+    if (t->upload_ended) return 0;
+    t->send_paused = true;
+    return CURL_READFUNC_PAUSE;
+  }
+  size_t length = size * count < unsent ? size * count : unsent;
+  memcpy(data, t->upload.data + t->upload_sent, length);
+  t->upload_sent += length;
+  t->heard = rvl_now();
+  if (t->upload_sent == t->upload.length) t->upload.length = t->upload_sent = 0;
+  t->notify(t);
+  return length;
+}
+
+/* ---- setting a handle up ------------------------------------------------------------------------- */
+
+/* What holds for all transfers of a client. */
+static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
+  const rvl_curl_api *curl = net->curl;
+  const rvl_profile *profile = &net->profile;
+  CURLcode err = CURLE_OK;
+#define SET(option, value) \
+  if (err == CURLE_OK) err = curl->easy_setopt(easy, option, value)
+  SET(CURLOPT_NOSIGNAL, 1L);
+  SET(CURLOPT_HEADERFUNCTION, on_header);
+  SET(CURLOPT_WRITEFUNCTION, on_body);
+  SET(CURLOPT_READFUNCTION, on_upload);
+  SET(CURLOPT_PREREQFUNCTION, on_connected);
+  SET(CURLOPT_OPENSOCKETFUNCTION, on_open);
+  SET(CURLOPT_CLOSESOCKETFUNCTION, on_close);
+  SET(CURLOPT_CLOSESOCKETDATA, net);
+#if LIBCURL_VERSION_NUM >= 0x075500
+  SET(CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+  SET(CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+  SET(CURLOPT_HTTP_VERSION, profile->http_version);
+  SET(CURLOPT_CONNECTTIMEOUT_MS, 86400000L);   /* our own deadline ends it; libcurl's default is 300 s */
+  SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+  if (profile->proxy != NULL) SET(CURLOPT_PROXY, profile->proxy);
+  if (profile->ca_file != NULL) SET(CURLOPT_CAINFO, profile->ca_file);
+  if (profile->unix_socket != NULL) SET(CURLOPT_UNIX_SOCKET_PATH, profile->unix_socket);
+  if (profile->decompress) SET(CURLOPT_ACCEPT_ENCODING, "");
+  if (!profile->verify) {
+    SET(CURLOPT_SSL_VERIFYPEER, 0L);
+    SET(CURLOPT_SSL_VERIFYHOST, 0L);
+  }
+  return err;
+}
+
+static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
+  const rvl_curl_api *curl = net->curl;
+  const rvl_request *r = &t->request;
+  CURL *easy = t->easy;
+  CURLcode err = CURLE_OK;
+  SET(CURLOPT_PRIVATE, t);
+  SET(CURLOPT_HEADERDATA, t);
+  SET(CURLOPT_WRITEDATA, t);
+  SET(CURLOPT_READDATA, t);
+  SET(CURLOPT_PREREQDATA, t);
+  SET(CURLOPT_OPENSOCKETDATA, t);
+  SET(CURLOPT_ERRORBUFFER, t->message);
+  SET(CURLOPT_URL, r->url);
+  SET(CURLOPT_HTTPHEADER, r->headers);
+  if (r->stream_body) {
+    SET(CURLOPT_UPLOAD, 1L);
+    SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->stream_length);
+  } else if (r->body != NULL) {
+    SET(CURLOPT_POST, 1L);
+    SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_length);
+    SET(CURLOPT_POSTFIELDS, r->body);
+  } else if (strcmp(r->method, "HEAD") == 0) {
+    SET(CURLOPT_NOBODY, 1L);
+  } else {
+    SET(CURLOPT_HTTPGET, 1L);
+  }
+  SET(CURLOPT_CUSTOMREQUEST, r->method);
+#undef SET
+  return err;
+}
+
+/* ---- the interface ------------------------------------------------------------------------------- */
+
+static bool refuse(rvl_transfer *t, rvl_failure failure, const char *message) {
+  fail(t, failure, message);
+  t->phase = RVL_DONE;
+  t->ended = rvl_now();
+  return false;
+}
+
+bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *request,
+                        void (*notify)(rvl_transfer *)) {
+  t->net = net;
+  t->request = *request;
+  t->notify = notify;
+  t->timer.fire = on_deadline;
+  t->phase = RVL_CONNECTING;
+  t->started = rvl_now();
+  if (net->pid != getpid())
+    return refuse(t, RVL_FAIL_ARGUMENT,
+                  "this process was forked from the one that opened the connections; make a new runtime in it");
+  bool ready = net->pool_count > 0;
+  t->easy = ready ? net->pool[--net->pool_count] : net->curl->easy_init();
+  if (t->easy == NULL) return refuse(t, RVL_FAIL_MEMORY, "out of memory");
+  CURLcode err = ready ? CURLE_OK : set_up_handle(net, t->easy);
+  if (err == CURLE_OK) err = set_up_request(net, t);
+  if (strncmp(request->url, "https:", 6) == 0) net->tls = true;
+  if (err == CURLE_OK && net->curl->multi_add_handle(net->multi, t->easy) != CURLM_OK) err = CURLE_OUT_OF_MEMORY;
+  if (err != CURLE_OK) {
+    net->curl->easy_cleanup(t->easy);
+    t->easy = NULL;
+    return refuse(t, classify(err), t->message[0] == '\0' ? net->curl->easy_strerror(err) : NULL);
+  }
+  t->next = net->transfers;
+  if (t->next != NULL) t->next->previous = t;
+  net->transfers = t;
+  net->stats.requests++;
+  net->stats.in_flight++;
+  refresh_deadline(t);
+  /* sends at once when a connection is open */
+  socket_action(net, CURL_SOCKET_TIMEOUT, 0);
+  collect(net);
+  return true;
+}
+
+static void resume(rvl_transfer *t) {
+  rvl_net *net = t->net;
+  pipe_guard g = guard_enter(net);
+  net->curl->easy_pause(t->easy, (t->send_paused ? CURLPAUSE_SEND : 0) | (t->receive_paused ? CURLPAUSE_RECV : 0));
+  guard_leave(&g);
+}
+
+bool rvl_transfer_write(rvl_transfer *t, const char *data, size_t length) {
+  if (!bytes_append(&t->upload, data, length)) return false;
+  if (t->send_paused && t->easy != NULL) {
+    t->send_paused = false;
+    t->heard = rvl_now();
+    resume(t);
+  }
+  return true;
+}
+
+void rvl_transfer_end_body(rvl_transfer *t) {
+  t->upload_ended = true;
+  t->heard = rvl_now();
+  if (t->easy == NULL) return;
+  refresh_deadline(t);
+  if (t->send_paused) {
+    t->send_paused = false;
+    resume(t);
+  }
+}
+
+size_t rvl_transfer_unsent(const rvl_transfer *t) { return t->upload.length - t->upload_sent; }
+
+void rvl_transfer_consume(rvl_transfer *t, size_t length) {
+  t->body_read += length;
+  if (t->body_read == t->body.length) {
+    t->body.length = t->body_read = 0;
+  } else if (t->body_read > t->body.length / 2) {
+    memmove(t->body.data, t->body.data + t->body_read, t->body.length - t->body_read);
+    t->body.length -= t->body_read;
+    t->body_read = 0;
+  }
+  if (t->receive_paused && t->easy != NULL && t->body.length - t->body_read < t->request.high_water) {
+    t->receive_paused = false;
+    t->heard = rvl_now();
+    refresh_deadline(t);
+    resume(t);
+  }
+}
+
+/* Whether removing the transfer could have to wait for a resolver thread. */
+static bool is_resolving(const rvl_transfer *t) {
+  return !t->opened && t->connected == 0 && t->net->profile.unix_socket == NULL;
+}
+
+void rvl_transfer_cancel(rvl_transfer *t) {
+  if (t->phase == RVL_DONE || t->easy == NULL) return;
+  rvl_net *net = t->net;
+  fail(t, RVL_FAIL_CANCELLED, "cancelled");
+  parked *p = is_resolving(t) ? malloc(sizeof *p) : NULL;
+  if (p != NULL) {
+    *p = (parked){net->parked, t->easy};
+    net->parked = p;
+    /* nothing of the owner's may be touched from now on */
+    const rvl_curl_api *curl = net->curl;
+    curl->easy_setopt(t->easy, CURLOPT_PRIVATE, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_HEADERDATA, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_WRITEDATA, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_READDATA, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_PREREQDATA, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_OPENSOCKETDATA, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_ERRORBUFFER, NULL);
+    t->easy = NULL;
+    rvl_timer_stop(net->loop, &t->timer);
+    unlink_transfer(t);
+  } else {
+    detach(t);
+  }
+  finish(t);
+}
+
+void rvl_transfer_drop_body(rvl_transfer *t) { bytes_free(&t->body); }
+
+void rvl_transfer_free(rvl_transfer *t) {
+  if (t->net != NULL) rvl_transfer_cancel(t);
+  bytes_free(&t->head);
+  bytes_free(&t->body);
+  bytes_free(&t->upload);
+}
+
+rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile *profile) {
+  rvl_net *net = calloc(1, sizeof *net);
+  if (net == NULL) return NULL;
+  net->loop = loop;
+  net->curl = curl;
+  net->profile = *profile;
+  net->pid = getpid();
+  net->timer.fire = on_curl_due;
+  net->multi = curl->multi_init();
+  if (net->multi == NULL) {
+    free(net);
+    return NULL;
+  }
+  net->curl->multi_setopt(net->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+  net->curl->multi_setopt(net->multi, CURLMOPT_SOCKETDATA, net);
+  net->curl->multi_setopt(net->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
+  net->curl->multi_setopt(net->multi, CURLMOPT_TIMERDATA, net);
+  net->curl->multi_setopt(net->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE_CONNECTIONS);
+  return net;
+}
+
+void rvl_net_free(rvl_net *net) {
+  while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
+  rvl_timer_stop(net->loop, &net->timer);
+  for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
+  if (net->parked == NULL && net->pid == getpid()) {
+    pipe_guard g = guard_enter(net);
+    net->curl->multi_cleanup(net->multi);
+    guard_leave(&g);
+    for (size_t i = 0; i < net->watch_room; i++)
+      if (net->watches[i] != NULL) drop_watch(net, net->watches[i]);
+    free(net->watches);
+    free(net);
+    return;
+  }
+  /*
+  ** A name is still being resolved: cleaning up would wait for it, possibly for minutes, and libcurl would call
+  ** back later. The handles are given up (the process is ending, or the loss is one resolver's worth).
+  */
+  for (size_t i = 0; i < net->watch_room; i++)
+    if (net->watches[i] != NULL) drop_watch(net, net->watches[i]);
+}
+
+const rvl_net_stats *rvl_net_stats_of(const rvl_net *net) { return &net->stats; }
