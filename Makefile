@@ -73,8 +73,110 @@ $(BUILD)/obj/decimal.o $(BUILD)/pic/decimal.o: $(BUILD)/pow10.h
 $(BUILD)/obj $(BUILD)/pic:
 	mkdir -p $@
 
+# ---- setting up ---------------------------------------------------------------------------------------
+
+.PHONY: deps test-deps
+deps:            ## install what the build needs (apt), or say what is missing
+	@src/tools/deps.sh build
+
+test-deps: $(BUILD)/venv/ready ## install what the tests need (apt, PyPI into build/venv)
+	@src/tools/deps.sh test
+
+$(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
+	@src/tools/deps.sh test
+	python3 -m venv $(BUILD)/venv
+	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
+	touch $@
+
+# ---- using --------------------------------------------------------------------------------------------
+
+# $(MAKE) again: what pkg-config says is asked for after the packages are there
+.PHONY: demo
+demo: deps       ## set up, build and run the tour (RIVER_ML_URL: on that server; else in this process)
+	@$(MAKE) --no-print-directory all
+	$(BUILD)/riverlua examples/river_quickstart.lua
+
+.PHONY: install
+install: all     ## install into DESTDIR/PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(BUILD)/riverlua $(DESTDIR)$(PREFIX)/bin/riverlua
+	install -m 644 $(BUILD)/libriverlua.a $(DESTDIR)$(PREFIX)/lib/libriverlua.a
+	install -m 755 $(BUILD)/libriverlua.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libriverlua.so.$(SOVERSION)
+	ln -sf libriverlua.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libriverlua.so
+	install -m 644 src/riverlua.h $(DESTDIR)$(PREFIX)/include/riverlua.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' riverlua.pc.in \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/riverlua.pc
+
+# ---- proving ------------------------------------------------------------------------------------------
+
+C_TESTS := $(patsubst %.c,$(BUILD)/%,$(shell find tests -name 'test_*.c'))
+
+$(BUILD)/tests/%: tests/%.c $(BUILD)/libriverlua.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS) -lcmocka
+
+.PHONY: test
+test: deps test-deps ## set up, build and run all tests (TESTS="json task": only those)
+	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory c-tests
+	@$(BUILD)/riverlua tests/run.lua --build $(BUILD) $(TESTS)
+
+.PHONY: c-tests
+c-tests: $(C_TESTS)
+
+.PHONY: lint
+lint:            ## luacheck, and warnings as errors with gcc and clang
+	luacheck -q lua examples tests bench
+	$(MAKE) --no-print-directory BUILD=build-gcc CC=gcc CFLAGS="-O2 -Werror" all
+	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
+
+SANITIZE_TESTS := json task runtime sse http river_embedded
+
+.PHONY: asan
+asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) --no-print-directory BUILD=build-asan \
+	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" all c-tests
+	ASAN_OPTIONS=detect_leaks=1 build-asan/riverlua tests/run.lua --build build-asan $(SANITIZE_TESTS)
+
+.PHONY: tsan
+tsan: test-deps  ## the C tests with threads under ThreadSanitizer
+	$(MAKE) --no-print-directory BUILD=build-tsan CFLAGS="-O1 -g -fsanitize=thread" all c-tests
+	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua
+
+.PHONY: valgrind
+valgrind: all c-tests ## scripts and C tests under valgrind
+	tests/valgrind.sh $(BUILD)
+
+FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined
+
+.PHONY: fuzz
+fuzz:            ## run every fuzz target for FUZZ_SECONDS (needs clang)
+	$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang CFLAGS="$(FUZZ_FLAGS)" build-fuzz/libriverlua.a fuzz-targets
+	for target in $(FUZZ_TARGETS); do \
+	  mkdir -p build-fuzz/corpus/$$target && \
+	  build-fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 build-fuzz/corpus/$$target || exit 1; \
+	done
+
+.PHONY: fuzz-targets
+fuzz-targets: $(FUZZ_TARGETS:%=$(BUILD)/%)
+
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libriverlua.a
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS)
+
+.PHONY: bench
+bench: test-deps ## benchmarks: ratios against the peers
+	@$(MAKE) --no-print-directory all
+	bench/run.sh $(BUILD)
+
 .PHONY: clean FORCE
-clean:
-	rm -rf $(BUILD)
+clean:           ## remove everything built
+	rm -rf $(BUILD) build-asan build-tsan build-fuzz build-gcc build-clang
+
+.PHONY: help
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/pic/*.d)

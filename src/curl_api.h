@@ -26,9 +26,7 @@
   X(multi_add_handle, curl_multi_add_handle) \
   X(multi_remove_handle, curl_multi_remove_handle) \
   X(multi_socket_action, curl_multi_socket_action) \
-  X(multi_info_read, curl_multi_info_read) \
-  X(multi_assign, curl_multi_assign) \
-  X(multi_strerror, curl_multi_strerror)
+  X(multi_info_read, curl_multi_info_read)
 
 /* curl.h hides some functions behind checking macros; a pointer to the function needs the name alone. */
 #undef curl_easy_setopt

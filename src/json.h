@@ -49,6 +49,9 @@ typedef struct rvl_json_frame {
 /* `$.rewards[17]["odd key"]`; of a very deep path the middle is left out. Pushes a string. */
 void rvl_json_push_path(lua_State *L, const rvl_json_frame *frame);
 
+/* Pushes how a message names the table key at the absolute stack index `key`. */
+void rvl_json_push_key(lua_State *L, int key);
+
 /* Raises a riverlua error of kind "json". The message is at stack index `message`; `path` likewise or 0; `hint` may be
  * NULL; `offset`, `line` and `column` are left out if 0. */
 int rvl_json_raise(lua_State *L, int message, int path, const char *hint, size_t offset, size_t line, size_t column);
@@ -62,34 +65,72 @@ void rvl_json_encode(lua_State *L, const rvl_json_options *options);
 /* __gc of the encoder's buffer. */
 int rvl_json_free_buffer(lua_State *L);
 
-/* The first byte from `p` on that cannot simply be copied: quote, backslash, control character or non-ASCII.
- * At most `end`. */
-static inline const char *rvl_json_plain(const char *p, const char *end) {
+/* A byte that stands for itself in a JSON string: not a quote, backslash, control character or non-ASCII. */
+static inline bool rvl_json_is_plain(char c) {
+  return (unsigned char)(c - 0x20) < 0x60 && c != '"' && c != '\\';
+}
+
 #if defined(__SSE2__)
+/* One bit for each of 16 bytes that is not plain. */
+static inline unsigned rvl_json_special(__m128i bytes) {
   const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\'), space = _mm_set1_epi8(0x20);
-  while (end - p >= 16) {
-    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m128i special = _mm_or_si128(_mm_cmplt_epi8(v, space), /* signed: non-ASCII is negative */
-                                   _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, backslash)));
-    unsigned mask = (unsigned)_mm_movemask_epi8(special);
-    if (mask) return p + __builtin_ctz(mask);
-    p += 16;
+  __m128i special = _mm_or_si128(_mm_cmplt_epi8(bytes, space), /* signed: non-ASCII is negative */
+                                 _mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash)));
+  return (unsigned)_mm_movemask_epi8(special);
+}
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && defined(__GNUC__)
+#define RVL_JSON_WORDS 1
+/* The top bit of each of 8 bytes that is not plain. The lowest flag is right; others may be off by a borrow. */
+static inline uint64_t rvl_json_special_word(uint64_t w) {
+  const uint64_t ones = UINT64_C(0x0101010101010101);
+  return (w | (w - ones * 0x20) | ((w ^ ones * '"') - ones) | ((w ^ ones * '\\') - ones)) & ones << 7;
+}
+#endif
+
+/* The first byte from `p` on that is not plain, or `end`. */
+static inline const char *rvl_json_skip(const char *p, const char *end) {
+#if defined(__SSE2__)
+  for (; end - p >= 16; p += 16) {
+    unsigned special = rvl_json_special(_mm_loadu_si128((const __m128i *)(const void *)p));
+    if (special) return p + __builtin_ctz(special);
   }
 #endif
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
-  while (end - p >= 8) { /* the lowest flag is right; higher ones may be off by a borrow */
-    uint64_t w, q, b;
-    memcpy(&w, p, 8);
-    q = w ^ ones * '"';
-    b = w ^ ones * '\\';
-    uint64_t special = (w | (w - ones * 0x20) | (q - ones) | (b - ones)) & tops;
-    if (special) return p + __builtin_ctzll(special) / 8;
-    p += 8;
+#if defined(RVL_JSON_WORDS)
+  for (; end - p >= 8; p += 8) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    word = rvl_json_special_word(word);
+    if (word) return p + __builtin_ctzll(word) / 8;
   }
 #endif
-  while (p < end && (unsigned char)*p >= 0x20 && (unsigned char)*p < 0x80 && *p != '"' && *p != '\\') p++;
+  while (p < end && rvl_json_is_plain(*p)) p++;
   return p;
+}
+
+/* Copies what rvl_json_skip would skip and returns how many bytes that is. */
+static inline size_t rvl_json_copy(char *out, const char *p, const char *end) {
+  const char *start = p;
+#if defined(__SSE2__)
+  for (; end - p >= 16; p += 16, out += 16) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    unsigned special = rvl_json_special(bytes);
+    _mm_storeu_si128((__m128i *)(void *)out, bytes); /* the bytes after a special one are overwritten later */
+    if (special) return (size_t)(p - start) + (size_t)__builtin_ctz(special);
+  }
+#endif
+#if defined(RVL_JSON_WORDS)
+  for (; end - p >= 8; p += 8, out += 8) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    memcpy(out, &word, 8);
+    word = rvl_json_special_word(word);
+    if (word) return (size_t)(p - start) + (size_t)__builtin_ctzll(word) / 8;
+  }
+#endif
+  while (p < end && rvl_json_is_plain(*p)) *out++ = *p++;
+  return (size_t)(p - start);
 }
 
 #endif

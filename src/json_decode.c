@@ -70,11 +70,21 @@ static void fail_expected(decoder *d, const char *at, const char *wanted) {
 
 /* ------------------------------------------------------------------------------------------------ strings */
 
-static void need_scratch(decoder *d, size_t size) {
-  if (size <= d->scratch_room) return;
-  if (size < 2 * d->scratch_room) size = 2 * d->scratch_room;
-  d->scratch = lua_newuserdatauv(d->L, size, 0);
-  d->scratch_room = size;
+static void fail_in_string(decoder *d, const char *p) {
+  if (p >= d->end) fail(d, p, "unfinished string");
+  if ((unsigned char)*p < 0x20) fail(d, p, "control character in a string (it must be escaped)");
+  lua_pushliteral(d->L, "invalid UTF-8 in a string");
+  fail_at(d, p, "utf8=\"replace\" reads it as U+FFFD");
+}
+
+/* Makes room for `extra` bytes after the `used` ones. */
+static void grow_scratch(decoder *d, size_t used, size_t extra) {
+  if (extra > (SIZE_MAX >> 2) - used) luaL_error(d->L, "not enough memory");
+  size_t room = 2 * (used + extra);
+  char *larger = lua_newuserdatauv(d->L, room, 0);
+  memcpy(larger, d->scratch, used);
+  d->scratch = larger;
+  d->scratch_room = room;
   lua_replace(d->L, d->scratch_slot);
 }
 
@@ -121,80 +131,76 @@ static const char *decode_escape(decoder *d, const char *p, char **out) {
     case 'r': c = '\r'; break;
     case 't': c = '\t'; break;
     case 'u': return decode_unicode(d, p, out);
+    case '\0':
+      if (d->end - p < 2) fail_in_string(d, d->end); /* fall through */
     default: fail(d, p, "invalid escape in a string"); return p;
   }
   *(*out)++ = c;
   return p + 2;
 }
 
-/* Pushes the string between `p` and `quote`, where there is something to unescape or to replace. */
-static void unescape(decoder *d, const char *p, const char *quote) {
-  size_t raw = (size_t)(quote - p);
-  need_scratch(d, d->options->replace_utf8 ? 3 * raw : raw); /* no escape grows; a bad byte becomes three */
-  char *out = d->scratch;
-  while (p < quote) {
-    const char *stop = rvl_json_plain(p, quote);
-    memcpy(out, p, (size_t)(stop - p));
-    out += stop - p;
-    p = stop;
-    if (p == quote) break;
-    if (*p == '\\') {
-      p = decode_escape(d, p, &out);
-    } else {
-      size_t bad = 1, n = rvl_utf8_sequence((const unsigned char *)p, (const unsigned char *)quote, &bad);
-      if (n) {
-        memcpy(out, p, n);
-        out += n;
-        p += n;
-      } else { /* the first pass let it through, so it is to be replaced */
-        out += rvl_utf8_put(out, 0xfffd);
-        p += bad;
-      }
-    }
+/* Copies the non-ASCII character at `p`. */
+static const char *copy_sequence(decoder *d, const char *p, char **out) {
+  size_t bad = 1, n = rvl_utf8_sequence((const unsigned char *)p, (const unsigned char *)d->end, &bad);
+  if (n == 0) {
+    if (!d->options->replace_utf8) fail_in_string(d, p);
+    *out += rvl_utf8_put(*out, 0xfffd);
+    return p + bad;
   }
-  lua_pushlstring(d->L, d->scratch, (size_t)(out - d->scratch));
+  for (size_t i = 0; i < n; i++) *(*out)++ = p[i];
+  return p + n;
 }
 
-static void fail_in_string(decoder *d, const char *p) {
-  if (p >= d->end) fail(d, p, "unfinished string");
-  if ((unsigned char)*p < 0x20) fail(d, p, "control character in a string (it must be escaped)");
-  lua_pushliteral(d->L, "invalid UTF-8 in a string");
-  fail_at(d, p, "utf8=\"replace\" reads it as U+FFFD");
-}
-
-/* Pushes the string whose opening quote is at d->p. A first pass finds its end and checks it. */
-static void decode_string(decoder *d) {
-  const char *first = d->p + 1, *p = first;
-  bool verbatim = true;
+/* Pushes a string that does not stand in the text as it is: `p` is its first byte that needs work. It is put together
+ * in the scratch, `CHUNK` bytes of text at a time. */
+static void decode_by_copy(decoder *d, const char *first, const char *p) {
+  enum { CHUNK = 64, STEP = 16 }; /* one special character takes less than a step */
+  size_t used = (size_t)(p - first);
+  if (d->scratch_room < used) grow_scratch(d, 0, used);
+  memcpy(d->scratch, first, used);
   for (;;) {
-    p = rvl_json_plain(p, d->end);
+    if (d->scratch_room - used < CHUNK + STEP) grow_scratch(d, used, CHUNK + STEP);
+    const char *chunk_end = d->end - p > CHUNK ? p + CHUNK : d->end;
+    size_t run = rvl_json_copy(d->scratch + used, p, chunk_end);
+    used += run;
+    p += run;
+    if (run == CHUNK) continue;
+    char *out = d->scratch + used;
     unsigned char c = (unsigned char)*p;
     if (c == '"') break;
-    if (c == '\\' && d->end - p >= 2) {
-      verbatim = false;
-      p += 2;
-      if ((unsigned char)p[-1] >= 0x80) p--; /* no escape at all; its bytes are looked at like others */
+    if (c == '\\') {
+      p = decode_escape(d, p, &out);
     } else if (c >= 0x80) {
-      size_t bad = 1;
-      do {
-        size_t n = rvl_utf8_sequence((const unsigned char *)p, (const unsigned char *)d->end, &bad);
-        if (n == 0) {
-          if (!d->options->replace_utf8) fail_in_string(d, p);
-          verbatim = false;
-          n = bad;
-        }
-        p += n;
-      } while ((unsigned char)*p >= 0x80);
+      p = copy_sequence(d, p, &out);
     } else {
-      fail_in_string(d, c == '\\' ? d->end : p);
+      fail_in_string(d, p);
     }
+    used = (size_t)(out - d->scratch);
   }
   d->p = p + 1;
-  if (verbatim) {
-    lua_pushlstring(d->L, first, (size_t)(p - first));
-  } else {
-    unescape(d, first, p);
+  lua_pushlstring(d->L, d->scratch, used);
+}
+
+/* Pushes the string whose opening quote is at d->p; from the text itself if nothing in it is escaped. */
+static void decode_string(decoder *d) {
+  const char *first = d->p + 1, *p = first;
+  for (;;) {
+    p = rvl_json_skip(p, d->end);
+    unsigned char c = (unsigned char)*p;
+    if (c == '"') break;
+    if (c < 0x80 && c != '\\') fail_in_string(d, p);
+    do {
+      size_t bad, n = c == '\\' ? 0 : rvl_utf8_sequence((const unsigned char *)p, (const unsigned char *)d->end, &bad);
+      if (n == 0) {
+        decode_by_copy(d, first, p);
+        return;
+      }
+      p += n;
+      c = (unsigned char)*p;
+    } while (c >= 0x80);
   }
+  d->p = p + 1;
+  lua_pushlstring(d->L, first, (size_t)(p - first));
 }
 
 /* ------------------------------------------------------------------------------------------------ scalars */
@@ -237,7 +243,7 @@ static void decode_number(decoder *d) {
   d->p = number.end;
 }
 
-static bool take_word(decoder *d, const char *word, size_t length) {
+static inline bool take_word(decoder *d, const char *word, size_t length) {
   if ((size_t)(d->end - d->p) < length || memcmp(d->p, word, length) != 0) return false;
   d->p += length;
   return true;
@@ -325,7 +331,7 @@ static void make_array(decoder *d, int base, lua_Integer count, int size) {
 static void add_members(decoder *d, int base, int count) {
   lua_State *L = d->L;
   if (lua_isnil(L, base)) {
-    lua_createtable(L, 0, count);
+    lua_createtable(L, 0, count < OBJECT_BATCH ? count : 2 * OBJECT_BATCH);
     lua_replace(L, base);
   }
   for (int i = 0; i < count; i++) {

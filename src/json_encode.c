@@ -183,12 +183,11 @@ static void put_string(encoder *e, const char *start, size_t n) {
   need(e, n + 8);
   e->text[e->length++] = '"';
   for (;;) {
-    const char *stop = rvl_json_plain(s, end);
-    size_t run = (size_t)(stop - s);
-    memcpy(e->text + e->length, s, run);
+    size_t run = rvl_json_copy(e->text + e->length, s, end);
     e->length += run;
-    if (stop == end) break;
-    s = put_special(e, start, stop, end);
+    s += run;
+    if (s == end) break;
+    s = put_special(e, start, s, end);
   }
   e->text[e->length++] = '"';
 }
@@ -241,11 +240,10 @@ typedef struct {
   lua_Integer n;     /* field `n`, as table.pack leaves it; -1 without one */
 } shape;
 
+/* Raises `what` with the key at -2 in it. */
 static void fail_key(encoder *e, const char *what, const char *hint) {
-  lua_State *L = e->L; /* the key is at -2 */
-  luaL_checkstack(L, 8, "JSON error");
-  lua_pushvalue(L, -2);
-  luaL_tolstring(L, -1, NULL);
+  lua_State *L = e->L;
+  rvl_json_push_key(L, lua_absindex(L, -2));
   lua_pushfstring(L, what, lua_tostring(L, -1));
   fail(e, hint);
 }
@@ -266,11 +264,11 @@ static shape measure(encoder *e, int t) {
       size_t length;
       const char *name = lua_tolstring(L, -2, &length);
       if (length != 1 || *name != 'n' || !lua_isinteger(L, -1) || lua_tointeger(L, -1) < 0) {
-        fail_key(e, "mixes array elements with the key '%s'", "make all keys strings, or move the elements to a field");
+        fail_key(e, "mixes array elements with the key %s", "make all keys strings, or move the elements to a field");
       }
       s.n = lua_tointeger(L, -1);
     } else {
-      fail_key(e, "has the key %s; only strings and integers can be keys", NULL);
+      fail_key(e, "has %s as a key; JSON knows only strings", NULL);
     }
     lua_pop(L, 1);
   }
@@ -355,7 +353,7 @@ static void reconsider(encoder *e, int t, bool forced, size_t start) {
   e->frame = e->frame->up;
   e->depth--;
   if (forced || !lua_isinteger(L, -2)) {
-    fail_key(e, "is an object with the key %s, which is no string", "tostring(key) makes it one");
+    fail_key(e, "is an object and has %s as a key; JSON knows only strings", "tostring(key) makes one");
   }
   lua_settop(L, t);
   shape s = measure(e, t);

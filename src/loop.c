@@ -1,7 +1,9 @@
 #include "loop.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NS_PER_MS 1000000u
 
@@ -108,10 +110,30 @@ static void set_alarm(rvl_loop *loop) {
   loop->alarm_due = due;
 }
 
+/* A page that a fork empties: asking for the process id would be a system call for every request. */
+static unsigned char *new_fork_mark(void) {
+  size_t size = (size_t)sysconf(_SC_PAGESIZE);
+  unsigned char *mark = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mark == MAP_FAILED) return NULL;
+  if (madvise(mark, size, MADV_WIPEONFORK) != 0) {
+    munmap(mark, size);
+    return NULL;
+  }
+  *mark = 1;
+  return mark;
+}
+
+bool rvl_loop_is_forked(const rvl_loop *loop) { return *loop->fork_mark == 0; }
+
 int rvl_loop_init(rvl_loop *loop) {
   *loop = (rvl_loop){0};
+  loop->fork_mark = new_fork_mark();
+  if (loop->fork_mark == NULL) return UV_ENOMEM;
   int err = uv_loop_init(&loop->uv);
-  if (err != 0) return err;
+  if (err != 0) {
+    munmap(loop->fork_mark, (size_t)sysconf(_SC_PAGESIZE));
+    return err;
+  }
   uv_timer_init(&loop->uv, &loop->alarm);
   loop->alarm.data = loop;
   err = uv_async_init(&loop->uv, &loop->wake, on_wake);
@@ -119,6 +141,7 @@ int rvl_loop_init(rvl_loop *loop) {
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     uv_loop_close(&loop->uv);
+    munmap(loop->fork_mark, (size_t)sysconf(_SC_PAGESIZE));
   }
   return err;
 }
@@ -128,6 +151,7 @@ void rvl_loop_close(rvl_loop *loop) {
   uv_close((uv_handle_t *)&loop->wake, NULL);
   uv_run(&loop->uv, UV_RUN_DEFAULT);
   uv_loop_close(&loop->uv);
+  munmap(loop->fork_mark, (size_t)sysconf(_SC_PAGESIZE));
   for (size_t i = 0; i < loop->heap_count; i++) loop->heap[i]->slot = 0;
   free(loop->heap);
   loop->heap = NULL;

@@ -26,6 +26,7 @@ typedef struct rvl_loop {
   rvl_timer **heap;
   size_t heap_count, heap_room;
   uint64_t alarm_due;       /* what `alarm` is set to; 0: stopped */
+  unsigned char *fork_mark; /* 1 here, 0 in a child that was forked later */
 } rvl_loop;
 
 /* Monotonic nanoseconds. */
@@ -38,6 +39,9 @@ void rvl_loop_close(rvl_loop *loop);
 /* Starts or moves a timer; false: no memory. */
 bool rvl_timer_start(rvl_loop *loop, rvl_timer *timer, uint64_t due);
 void rvl_timer_stop(rvl_loop *loop, rvl_timer *timer);
+
+/* Whether this process was forked from the one that made the loop: its sockets must be left alone. */
+bool rvl_loop_is_forked(const rvl_loop *loop);
 
 /* Handles what is due; with `block`, waits for the next event first. */
 void rvl_loop_step(rvl_loop *loop, bool block);

@@ -100,6 +100,21 @@ static bool is_name(const char *text, size_t length) {
   return length > 0;
 }
 
+enum { LONGEST_NAME = 60 }; /* bytes of a name that a message shows */
+
+/* The name in quotes, on one line and of bearable length. */
+static void add_quoted(luaL_Buffer *b, const char *name, size_t length) {
+  size_t shown = length <= LONGEST_NAME ? length : LONGEST_NAME;
+  while (shown < length && shown > 0 && ((unsigned char)name[shown] & 0xc0) == 0x80) shown--; /* no half character */
+  luaL_addchar(b, '"');
+  for (size_t i = 0; i < shown; i++) {
+    if (name[i] == '"' || name[i] == '\\') luaL_addchar(b, '\\');
+    luaL_addchar(b, (unsigned char)name[i] < 0x20 ? '?' : name[i]);
+  }
+  if (shown < length) luaL_addstring(b, "...");
+  luaL_addchar(b, '"');
+}
+
 static void add_step(luaL_Buffer *b, lua_State *L, const rvl_json_frame *frame) {
   if (frame->key == 0) {
     if (frame->index == 0) return;
@@ -107,23 +122,32 @@ static void add_step(luaL_Buffer *b, lua_State *L, const rvl_json_frame *frame) 
     luaL_addvalue(b);
     return;
   }
-  enum { LONGEST = 60 };
   size_t length;
-  const char *key = lua_tolstring(L, frame->key, &length);
-  if (is_name(key, length) && length <= LONGEST) {
+  const char *name = lua_tolstring(L, frame->key, &length);
+  if (is_name(name, length) && length <= LONGEST_NAME) {
     luaL_addchar(b, '.');
-    luaL_addlstring(b, key, length);
-    return;
+    luaL_addlstring(b, name, length);
+  } else {
+    luaL_addchar(b, '[');
+    add_quoted(b, name, length);
+    luaL_addchar(b, ']');
   }
-  luaL_addlstring(b, "[\"", 2);
-  size_t shown = length <= LONGEST ? length : LONGEST;
-  while (shown < length && shown > 0 && ((unsigned char)key[shown] & 0xc0) == 0x80) shown--; /* no half character */
-  for (size_t i = 0; i < shown; i++) {
-    if (key[i] == '"' || key[i] == '\\') luaL_addchar(b, '\\');
-    luaL_addchar(b, (unsigned char)key[i] < 0x20 ? '?' : key[i]);
+}
+
+void rvl_json_push_key(lua_State *L, int key) {
+  luaL_checkstack(L, 10, "JSON error");
+  if (lua_type(L, key) == LUA_TSTRING) {
+    size_t length;
+    const char *name = lua_tolstring(L, key, &length);
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    add_quoted(&b, name, length);
+    luaL_pushresult(&b);
+  } else if (lua_type(L, key) == LUA_TNUMBER || lua_type(L, key) == LUA_TBOOLEAN) {
+    luaL_tolstring(L, key, NULL);
+  } else {
+    lua_pushfstring(L, "a %s", luaL_typename(L, key));
   }
-  if (shown < length) luaL_addstring(b, "...");
-  luaL_addlstring(b, "\"]", 2);
 }
 
 void rvl_json_push_path(lua_State *L, const rvl_json_frame *frame) {

@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -351,6 +352,14 @@ static int terminal_size(lua_State *L) {
   return 2;
 }
 
+/* clock() → seconds on the monotonic clock, from an arbitrary start. */
+static int terminal_clock(lua_State *L) {
+  struct timespec now;
+  if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) return luaL_fileresult(L, 0, NULL);
+  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec * 1e-9);
+  return 1;
+}
+
 /* make_folder(path) → true, or nil, message, errno. For the user alone; the folder may exist already. */
 static int terminal_make_folder(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
@@ -380,6 +389,7 @@ int rvl_open_terminal(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"isatty", terminal_isatty},
     {"size", terminal_size},
+    {"clock", terminal_clock},
     {"editor", terminal_editor},
     {"make_folder", terminal_make_folder},
     {"write_private", terminal_write_private},

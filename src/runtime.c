@@ -2,14 +2,13 @@
 
 #include <stdarg.h>
 #include <string.h>
-#include <unistd.h>
 
 /* address used as a registry key */
 static const char runtime_key = 0;
 
 static int runtime_gc(lua_State *L) {
   rvl_runtime *rt = lua_touserdata(L, 1);
-  if (rt->loop_open && rt->pid == getpid()) rvl_loop_close(&rt->loop);
+  if (rt->loop_open && !rvl_loop_is_forked(&rt->loop)) rvl_loop_close(&rt->loop);
   rt->loop_open = false;
   return 0;
 }
@@ -27,7 +26,6 @@ rvl_runtime *rvl_runtime_of(lua_State *L) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
   rt->L = lua_tothread(L, -1);
   lua_pop(L, 1);
-  rt->pid = getpid();
   rt->script.rt = rt;
   rt->current = &rt->script;
   lua_createtable(L, 0, 1);
@@ -57,7 +55,7 @@ void rvl_new_class(lua_State *L, const char *name, const luaL_Reg *methods, cons
 }
 
 rvl_loop *rvl_runtime_loop(lua_State *L, rvl_runtime *rt) {
-  if (rt->pid != getpid())
+  if (rt->loop_open && rvl_loop_is_forked(&rt->loop))
     rvl_raise(L, "closed", "start a new process (not a fork) for each runtime",
               "this process was forked from the one that made the runtime");
   if (!rt->loop_open) {

@@ -15,7 +15,6 @@
 #include <lua.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <sys/types.h>
 
 #define RVL_SIGNAL "riverlua.Signal"
 #define RVL_TASK "riverlua.Task"
@@ -69,7 +68,6 @@ typedef struct rvl_runtime {
   lua_Integer spawned;
   size_t pending;                    /* transfers under way: something will wake the loop */
   int pump_depth;
-  pid_t pid;
   atomic_bool interrupted;
 } rvl_runtime;
 

@@ -22,6 +22,7 @@ typedef struct watch {
   curl_socket_t fd;
   int events;      /* what libuv watches for; 0: stopped */
   bool wanted;     /* libcurl waits for it; otherwise it belongs to an idle connection */
+  bool owned;      /* opened by on_open, so on_close will tell when it goes */
 } watch;
 
 /*
@@ -46,7 +47,6 @@ struct rvl_net {
   rvl_transfer *transfers;
   parked *parked;
   rvl_net_stats stats;
-  pid_t pid;
   bool tls;
 };
 
@@ -185,13 +185,12 @@ static watch *add_watch(rvl_net *net, curl_socket_t fd) {
 
 /* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
-  (void)easy;
+  (void)easy, (void)socket_data;
   rvl_net *net = user;
   watch *w = find_watch(net, fd);
   if (what == CURL_POLL_REMOVE) {
-    if (w == NULL) return 0;
-    if (socket_data == NULL) drop_watch(net, w);   /* not ours: libcurl closes it without telling */
-    else w->wanted = false;
+    if (w != NULL && w->owned) w->wanted = false;
+    else if (w != NULL) drop_watch(net, w);   /* libcurl's own (a resolver's pipe): closed without telling */
     return 0;
   }
   if (w == NULL && (w = add_watch(net, fd)) == NULL) return -1;
@@ -217,7 +216,7 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
     close(fd);
     return CURL_SOCKET_BAD;
   }
-  net->curl->multi_assign(net->multi, fd, w);
+  w->owned = true;
   net->stats.connections++;
   return fd;
 }
@@ -590,7 +589,7 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
   t->timer.fire = on_deadline;
   t->phase = RVL_CONNECTING;
   t->started = rvl_now();
-  if (net->pid != getpid())
+  if (rvl_loop_is_forked(net->loop))
     return refuse(t, RVL_FAIL_ARGUMENT,
                   "this process was forked from the one that opened the connections; make a new runtime in it");
   bool ready = net->pool_count > 0;
@@ -710,7 +709,6 @@ rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile
   net->loop = loop;
   net->curl = curl;
   net->profile = *profile;
-  net->pid = getpid();
   net->timer.fire = on_curl_due;
   net->multi = curl->multi_init();
   if (net->multi == NULL) {
@@ -729,7 +727,7 @@ void rvl_net_free(rvl_net *net) {
   while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
   rvl_timer_stop(net->loop, &net->timer);
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
-  if (net->parked == NULL && net->pid == getpid()) {
+  if (net->parked == NULL && !rvl_loop_is_forked(net->loop)) {
     pipe_guard g = guard_enter(net);
     net->curl->multi_cleanup(net->multi);
     guard_leave(&g);

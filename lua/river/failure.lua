@@ -130,6 +130,10 @@ local MODEL_HINTS = {
   TypeError = "check the types of the features, and whether this model takes a label",
 }
 
+local function names_model(text, name)
+  return name == nil or text:find("'" .. name .. "'", 1, true) or text:find("model " .. name, 1, true)
+end
+
 --- Raises the error for an answer with status 300 or above.
 ---@param call {what: string, name: string|nil, root: string, model: table|nil, bytes: string|nil} what was tried
 ---@param req table the request
@@ -159,8 +163,7 @@ function failure.raise(call, req, res)
   text = text or err.message or reason
   if shape == "page" or shape == "empty" and text ~= reason then text = ("%s (status %d)"):format(text, res.status)
   elseif shape == "empty" then text = ("status %d, %s"):format(res.status, reason) end
-  local of = call.name and text:find(call.name, 1, true) == nil and (" '%s'"):format(call.name) or ""
-  err.message = ("%s%s: %s"):format(call.what, of, text)
+  err.message = ("%s%s: %s"):format(call.what, names_model(text, call.name) and "" or (" '%s'"):format(call.name), text)
   errors.raise(err)
 end
 

@@ -247,10 +247,14 @@ local PIPELINE = "river.compose.Pipeline"
 local UNION = "river.compose.TransformerUnion"
 local PRODUCT = "river.compose.TransformerProduct"
 
--- Classes made of steps, and the others that take any number of positional arguments: a list given alone is spread.
+-- Classes made of steps; those and others take any number of positional arguments, so a list given alone is spread.
 local STEPS = {[PIPELINE] = true, [UNION] = true, [PRODUCT] = true}
-local VARIADIC = {["river.compose.Select"] = true, ["river.compose.Discard"] = true,
-  ["river.compose.SelectType"] = true}
+local SPREAD = {
+  [PIPELINE] = "pairs", [UNION] = "pairs", [PRODUCT] = "pairs", ["river.preprocessing.StatImputer"] = "pairs",
+  ["river.compose.Select"] = "names", ["river.compose.Discard"] = "names", ["river.compose.SelectType"] = "names",
+}
+-- Its only argument is a dictionary, so a table with names means that.
+local MAPPING = {["river.compose.Renamer"] = "mapping"}
 
 local function new_node(class, args, kwargs, aliases)
   return setmetatable({class = class, args = args, kwargs = kwargs or {}, aliases = aliases}, Node)
@@ -300,6 +304,9 @@ function model.call(class, ...)
   local given, count = {...}, select("#", ...)
   local args, kwargs = {}, {}
   local named = count > 0 and is_named(given[count])
+  if named and MAPPING[class] and count == 1 and given[1][MAPPING[class]] == nil and next(given[1]) ~= nil then
+    given[1], named = model.dict(given[1]), false
+  end
   for index = 1, named and count - 1 or count do
     if given[index] == nil then
       fail(("%s: argument %d is nil"):format(class, index), "a misspelt variable? Python's None is river.none")
@@ -311,9 +318,10 @@ function model.call(class, ...)
   if steps and next(kwargs) then
     fail(class .. " has no named arguments: its steps have an order", "name them so: {{\"scale\", scaler}, model}")
   end
-  if #args == 1 and not named and (steps or VARIADIC[class]) and is_plain(args[1]) and is_sequence(args[1]) then
+  if #args == 1 and not named and SPREAD[class] and is_plain(args[1]) and is_sequence(args[1]) then
     -- {"scale", scaler} alone is one named step, not two
-    if not (steps and type(args[1][1]) == "string") then args = table.move(args[1], 1, #args[1], 1, {}) end
+    local is_pair = SPREAD[class] == "pairs" and type(args[1][1]) == "string"
+    if not is_pair then args = table.move(args[1], 1, #args[1], 1, {}) end
   end
   for index = 1, #args do
     args[index] = steps and convert_step(class, args[index]) or convert(class, args[index], 1)

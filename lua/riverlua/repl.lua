@@ -57,13 +57,16 @@ end
 
 -- A reader for pipes and for terminals without an editor. Echoes what it reads when the terminal does not, so
 -- that a transcript shows prompts and input.
-local function plain_reader(terminal)
+local function plain_reader(terminal, call)
   local on_terminal = terminal.isatty(0)
   local wait = on_terminal and waiter()
   return function(prompt)
     stdout:write(prompt)
     stdout:flush()
-    if wait then wait(0) end
+    if wait then
+      local results = call(wait, 0)
+      if not results[1] then error({kind = "interrupted"}, 0) end
+    end
     local line = stdin:read("L")
     if not line then return nil end
     line = line:gsub("\n$", "")
@@ -160,15 +163,14 @@ end
 -- ---------------------------------------------------------------------------------------------------------
 
 --- Runs the interactive mode until the end of its input.
----@param host table what the command line lends: `call(f)` (what xpcall returns, packed), `failure()` (the last
---- error's value), `report(message)`, `is_interrupt(value)`, `cli` (its field `chunk` is the function that
---- tracebacks call the main chunk), `banner` (whether to greet), `history` (whether to keep one)
+---@param host table what the command line lends: `call(f)` (what xpcall returns, packed), `report` (see
+--- riverlua.cli_report), `banner` (whether to greet), `history` (whether to keep one)
 function repl.run(host)
   local terminal = require("riverlua.core.terminal")
   local session = require("riverlua.repl_session").new()
   local read, editor = editing_reader(terminal, session, host.history)
   local _ <close> = editor
-  read = read or plain_reader(terminal)
+  read = read or plain_reader(terminal, host.call)
   if host.banner then
     stdout:write("riverlua ", require("riverlua.core.runtime").version, "; end with Ctrl-D, <tab> completes names\n")
   end
@@ -178,13 +180,14 @@ function repl.run(host)
     if not text then return message ~= nil, message end
     local chunk, problem, wrapped = session:compile(text, "=stdin")
     if not chunk then return true, problem end
-    host.cli.chunk = wrapped and chunk or nil
+    host.report.chunk = wrapped and chunk or nil
     local results = host.call(chunk)
+    host.report.new_failures()
     if results[1] then
       show(results, terminal.size(1) or 80)
       return true
     end
-    if host.is_interrupt(host.failure()) then return true, "interrupted" end
+    if host.report.is_interrupt(host.report.failure) then return true, "interrupted" end
     return true, results[2]
   end
 
@@ -192,14 +195,14 @@ function repl.run(host)
     -- An interrupt may also hit the prompt: the line is dropped and a new one begun.
     local ok, go_on, message = pcall(step)
     if not ok then
-      if not host.is_interrupt(go_on) then error(go_on, 0) end
+      if not host.report.is_interrupt(go_on) then error(go_on, 0) end
       stdout:write("\n")
     else
-      if message then host.report(message) end
+      if message then host.report.say(message) end
       if not go_on then break end
     end
   end
-  host.cli.chunk = nil
+  host.report.chunk = nil
   stdout:write("\n")
 end
 

@@ -35,7 +35,8 @@ end
 
 --- Runs a command to its end.
 ---@param words string[] the command and its arguments
----@param options table|nil `input` text for its standard input (default: empty), `env` variables, `clean` start from an empty environment
+---@param options table|nil `input` text for its standard input (default: empty), `env` variables, `clean` start from
+--- an empty environment
 ---@return string out
 ---@return string err
 ---@return integer code exit code; 128 + n for signal n

@@ -62,6 +62,12 @@ static int fits_in(double value, int digits) {
   return 0;
 }
 
+/* The next digit in a number's text; leading zeros do not count. */
+static const char *next_digit(const char *p, int leading) {
+  while (*p < (leading ? '1' : '0') || *p > '9') p++;
+  return p;
+}
+
 static void check_double(double value) {
   if (!isfinite(value)) return;
   char text[RVL_DECIMAL_SIZE + 1], nearest[64];
@@ -84,20 +90,13 @@ static void check_double(double value) {
   }
   digits -= zeros;
   if (fits_in(fabs(value), digits - 1)) fail_msg("%s is not the shortest", text);
-  snprintf(nearest, sizeof nearest, "%.*e", digits - 1, value);
-  if (as_bits(strtod(nearest, NULL)) == as_bits(value)) {
-    snprintf(nearest, sizeof nearest, "%.*e", 30, strtod(text, NULL));
-    char again[64];
-    snprintf(again, sizeof again, "%.*e", digits - 1, value);
-    /* the decimal written must be the nearest one of its length: compare them digit by digit */
-    size_t i = 0;
-    for (const char *p = text, *q = again; i < (size_t)digits; i++, p++, q++) {
-      while (*p && (*p < '1' || *p > '9') && i == 0) p++;
-      while (*q && (*q < '1' || *q > '9') && i == 0) q++;
-      while (*p == '.') p++;
-      while (*q == '.') q++;
-      if (*p != *q) fail_msg("%s is not the nearest (%s)", text, again);
-    }
+  snprintf(nearest, sizeof nearest, "%.*e", digits - 1, value); /* of that many digits: must be ours if it is right */
+  if (as_bits(strtod(nearest, NULL)) != as_bits(value)) return;
+  const char *p = text, *q = nearest;
+  for (int seen = 0; seen < digits; seen++) {
+    p = next_digit(p, seen == 0);
+    q = next_digit(q, seen == 0);
+    if (*p++ != *q++) fail_msg("%s is not the nearest (%s)", text, nearest);
   }
 }
 
@@ -129,7 +128,7 @@ static void test_powers(void **state) {
 static void test_random_doubles(void **state) {
   (void)state;
   uint64_t seed = 7;
-  for (int i = 0; i < 300000; i++) {
+  for (int i = 0; i < 100000; i++) {
     uint64_t bits = random_bits(&seed);
     check_double(as_double(bits));
     check_double(as_double(bits & UINT64_C(0x800fffffffffffff)));      /* subnormal */
@@ -251,25 +250,23 @@ static void test_awkward_decimals(void **state) {
       "2.2250738585072014e-308", "1.7976931348623157e308", "1.7976931348623158e308", "1.7976931348623159e308",
       "179769313486231580793728971405301199e273", "9007199254740993.0", "9007199254740992.99999999999999999999",
       "9007199254740993.00000000000000000000000000000001", "0.000000000000000000000000000000000000001e39",
-      "100000000000000000000000000000000000000000e-41", "6.02214076e23", "1e23", "8.5e22", "1e22", "123456789012345678"
-      "901234567890e-10", "0.30000000000000004", "1.00000000000000011102230246251565404236316680908203125",
+      "100000000000000000000000000000000000000000e-41", "6.02214076e23", "1e23", "8.5e22", "1e22",
+      "123456789012345678901234567890e-10", "0.30000000000000004", "1.00000000000000011102230246251565404236316680908203125",
       "1.00000000000000011102230246251565404236316680908203124", "1.00000000000000011102230246251565404236316680908203126"};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) check_read(texts[i]);
 
-  size_t zeros = 100000; /* an exponent that only makes sense together with the length of the digits */
-  char *text = calloc(zeros + 32, 1);
-  assert_non_null(text);
+  enum { ZEROS = 100000 }; /* exponents that only make sense together with the length of the digits */
+  static char text[ZEROS + 32];
   memcpy(text, "0.", 2);
-  memset(text + 2, '0', zeros);
-  memcpy(text + 2 + zeros, "125e100001", 10);
+  memset(text + 2, '0', ZEROS);
+  memcpy(text + 2 + ZEROS, "125e100001", 11);
   rvl_decimal got;
   rvl_decimal_scan(&got, text, text + strlen(text));
   assert_true(got.real >= 1.25 && got.real <= 1.25);
-  memset(text, '7', zeros);
-  memcpy(text + zeros, "e-99999", 8);
+  memset(text, '7', ZEROS);
+  memcpy(text + ZEROS, "e-99999", 8);
   rvl_decimal_scan(&got, text, text + strlen(text));
   assert_true(got.real > 7.77 && got.real < 7.78);
-  free(text);
 }
 
 static void test_grammar(void **state) {

@@ -61,6 +61,8 @@ local models = {
     | linear_model.LinearRegression(),
   ["density clusters"] = scale() | river.cluster.DBSTREAM{clustering_threshold = 1.5, fading_factor = 0.05,
     cleanup_interval = 4},
+  ["renamed and imputed"] = compose.Renamer{gallup = "first", ipsos = "second"}
+    | preprocessing.StatImputer{{"first", stats.Mean()}, {"second", 0}} | scale() | linear_model.LinearRegression(),
   ["k-means"] = scale() | river.cluster.KMeans{n_clusters = 4, halflife = 0.4, sigma = 3, seed = 0},
   ["statistic"] = river.dummy.StatisticRegressor(stats.Shift(1) | stats.Mean()),
   ["standardized target"] = scale() | preprocessing.TargetStandardScaler{regressor = linear_model.LinearRegression()},

@@ -69,6 +69,15 @@ describe("a constructor", function()
     assert.equal("list", model.kind(river.ensemble.VotingClassifier{linear, linear}.args[1]))
   end)
 
+  it("takes a dictionary where that is all a class takes", function()
+    assert.equal("dict", model.kind(river.compose.Renamer{old = "new"}.args[1]))
+    assert.equal("dict", model.kind(river.compose.Renamer{mapping = {old = "new"}}.kwargs.mapping))
+    local imputer = river.preprocessing.StatImputer{{"a", river.stats.Mean()}, {"b", 0}}
+    assert.equal(2, imputer.args.n)
+    assert.equal("b", imputer.args[2][1])
+    assert.equal(1, river.preprocessing.StatImputer({"a", 0}).args.n)
+  end)
+
   it("names the steps of a pipeline", function()
     for _, node in ipairs{
       river.compose.Pipeline{{"scale", scaler}, linear},

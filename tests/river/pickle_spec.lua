@@ -108,3 +108,44 @@ describe("a model's bytes", function()
     assert.truthy(tostring(err):find("did you mean 'allow'", 1, true))
   end)
 end)
+
+describe("Python reads", function()
+  -- each line: a description; Python answers with what it built, as JSON, from both of its unpicklers
+  local shared = river.class "types.SimpleNamespace"{x = 1}
+  local namespace = river.class "types.SimpleNamespace"
+  local longest = ("é"):rep(200)
+  local cases = {
+    {0, "0"}, {-1, "-1"}, {255, "255"}, {256, "256"}, {65536, "65536"},
+    {math.maxinteger, "9223372036854775807"}, {math.mininteger, "-9223372036854775808"},
+    {2^31 | 0, "2147483648"}, {-(2^31 | 0) - 1, "-2147483649"}, {2^39 | 0, "549755813888"},
+    {-(2^47 | 0), "-140737488355328"}, {2^55 | 0, "36028797018963968"}, {-(2^55 | 0) - 1, "-36028797018963969"},
+    {0.1, "0.1"}, {1e300, "1e+300"}, {-0.0, "-0.0"}, {5e-324, "5e-324"}, {3.0, "3.0"},
+    {"tab\t\u{1F30A}\0", '"tab\\t\u{1F30A}\\u0000"'}, {longest, '"' .. longest .. '"'},
+    {river.tuple{1, 2, 3, 4, "x"}, '{"tuple":[1,2,3,4,"x"]}'},
+    {river.list{river.list{}, river.dict{}, river.tuple{}, river.none, true}, '[[],{},{"tuple":[]},null,true]'},
+    {river.set{3, 1, 2}, '{"set":[1,2,3]}'},
+    {river.dict{{"b", 1}, {"a", river.list{1.5}}}, '{"b":1,"a":[1.5]}'},
+    {namespace{b = 2, a = namespace()}, '{"object":{"a":{"object":{},"same":false},"b":2},"same":false}'},
+    {namespace{b = shared, a = shared},
+      '{"object":{"a":{"object":{"x":1},"same":false},"b":{"object":{"x":1},"same":false}},"same":true}'},
+    {river.list{river.ref "river.stats.Mean", river.ref "river.utils.math.sigmoid"},
+      '["river.stats.mean.Mean","river.utils.math.sigmoid"]'},
+    {river.optim.SGD(0.5) , '"SGD({\'lr\': Constant({\'learning_rate\': 0.5})})"'},
+  }
+
+  it("every kind of value as meant", function()
+    local path = support.temporary_name()
+    local file = assert(io.open(path, "w"))
+    for _, case in ipairs(cases) do
+      file:write(hex(case[1], {allow = {"types.SimpleNamespace"}}), "\n")
+    end
+    file:close()
+    local lines = support.run_python("unpickle.py", path)
+    os.remove(path)
+    assert.equal(#cases, #lines)
+    for index, case in ipairs(cases) do
+      assert.equal(case[2], lines[index].c)
+      assert.equal(case[2], lines[index].python)
+    end
+  end)
+end)

@@ -104,6 +104,11 @@ MODELS = {
     "density clusters": (
         "cluster", PHISHING, lambda: scaled(cluster.DBSTREAM(
             clustering_threshold=1.5, fading_factor=0.05, cleanup_interval=4))),
+    "renamed and imputed": (
+        "regression", TRUMP, lambda: (
+            compose.Renamer({"gallup": "first", "ipsos": "second"})
+            | preprocessing.StatImputer(("first", stats.Mean()), ("second", 0))
+            | preprocessing.StandardScaler() | linear_model.LinearRegression())),
     "k-means": (
         "cluster", PHISHING, lambda: scaled(cluster.KMeans(n_clusters=4, halflife=0.4, sigma=3, seed=0))),
     "statistic": ("regression", TRUMP, lambda: dummy.StatisticRegressor(stats.Shift(1) | stats.Mean())),

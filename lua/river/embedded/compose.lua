@@ -76,7 +76,10 @@ end
 --- A pipeline takes a target and hands it to those steps that learn from one.
 function Pipeline:check_target(y)
   local learners = self.learners
-  for i = 1, #learners do learners[i]:check_target(y, true) end
+  for i = 1, #learners do
+    local learner = learners[i]
+    learner:check_target(y, true)
+  end
 end
 
 --- Learns: transformers first, each from what the ones before it make of the sample.

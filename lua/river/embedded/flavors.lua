@@ -7,7 +7,8 @@ local flavors = {}
 local PREDICT, PROBA = "predict_one", "predict_proba_one"
 
 local all = {
-  regression = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {"MAE", "RMSE", "SMAPE"}},
+  regression = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {"MAE", "RMSE", "SMAPE"},
+    numeric = true},
   binary = {needs = {"learn_one", PROBA}, predicts = {PROBA},
     metrics = {"Accuracy", "LogLoss", "Precision", "Recall", "F1"}},
   cluster = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
@@ -20,6 +21,7 @@ local all = {
 ---@field name string
 ---@field needs string[] methods that the model must have
 ---@field predicts string[] methods to predict with, tried in this order
+---@field numeric boolean|nil whether all metrics take two numbers by `add`
 
 --- Finds a flavor and checks that the model suits it.
 ---@param name string
@@ -37,11 +39,10 @@ end
 
 --- Fresh metrics of a flavor, in the server's order.
 ---@param flavor river.embedded.Flavor
----@return table[]
+---@return table[] all
+---@return table[] active those to be updated
 function flavors.metrics(flavor)
-  local list = {}
-  for i, name in ipairs(flavor.metrics) do list[i] = metrics.new(name) end
-  return list
+  return metrics.set(flavor.metrics)
 end
 
 for name, flavor in pairs(all) do flavor.name = name end

@@ -153,22 +153,28 @@ function GLM:state(pickle)
 end
 
 function GLM:restore(state)
-  self.intercept = state.intercept
+  local pickle = require "river.embedded.pickle"
+  self.intercept = pickle.number(state.intercept)
   local function read(target, dict)
     for _, pair in ipairs(dict) do
-      local name = pair[1]
+      local name = pickle.name(pair[1])
       local slot = self.slot_of[name]
       if not slot then
         slot = self.slots + 1
         self.slots, self.slot_of[name] = slot, slot
       end
-      target[slot] = pair[2]
+      target[slot] = pickle.number(pair[2])
     end
   end
   read(self.weights, state._weights.args[1])
   if self.cum_l1 then
-    self.max_cum_l1 = state.max_cum_l1
+    self.max_cum_l1 = pickle.number(state.max_cum_l1)
     read(self.cum_l1, state.cum_l1.args[1])
+    -- One list may know features that the other does not.
+    for slot = 1, self.slots do
+      self.weights[slot] = self.weights[slot] or self.initializer.value + 0.0
+      self.cum_l1[slot] = self.cum_l1[slot] or 0.0
+    end
   end
 end
 

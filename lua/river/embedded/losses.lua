@@ -17,8 +17,8 @@ end
 local Squared = registry.class{class = "river.optim.losses.Squared", role = "loss"}
 
 function Squared.check_target(_, y)
-  local kind = type(y)
-  if kind ~= "number" and kind ~= "boolean" then
+  if y == true or y == false then return end
+  if type(y) ~= "number" then
     python.raise("TypeError", "unsupported operand type(s) for -: 'float' and '%s'", python.type_name(y))
   end
 end
@@ -45,7 +45,7 @@ local function to_integer(y)
 end
 
 function Log.check_target(_, y)
-  if type(y) == "boolean" or to_integer(y) then return end
+  if y == true or y == false or to_integer(y) then return end
   if type(y) == "string" then
     python.raise("ValueError", "invalid literal for int() with base 10: %s", python.quote(y))
   end

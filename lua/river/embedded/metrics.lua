@@ -1,12 +1,14 @@
 --- Metrics, with the library's numbers.
 --
 -- A metric has `name`, `get()` and `update(y, prediction, label)`: the prediction as the model gave it, and the label
--- it stands for (the likeliest one where the prediction is a table of probabilities).
+-- it stands for (the likeliest one where the prediction is a table of probabilities). Those of regression also have
+-- `add(y, prediction)` for two numbers. Metrics that count the same share the count; `metrics.set` tells which are to
+-- be updated.
 
 local python = require "river.embedded.python"
 local stats = require "river.embedded.stats"
 
-local log, abs = math.log, math.abs
+local log = math.log
 local ratio, label_key = stats.ratio, python.label_key
 
 -- Lua squares where C's pow is asked for the second power, and pow differs from that in one of a thousand last bits.
@@ -17,14 +19,18 @@ local metrics = {}
 -- Name → constructor.
 local classes = {}
 
---- Makes a metric by its name.
----@param name string "MAE"
----@return table
-function metrics.new(name)
-  local class = classes[name]
-  local metric = setmetatable({name = name}, class)
-  metric:init()
-  return metric
+--- Makes fresh metrics by their names.
+---@param names string[]
+---@return table[] all in this order
+---@return table[] active those whose update also serves the others
+function metrics.set(names)
+  local all, active, shared = {}, {}, {}
+  for i, name in ipairs(names) do
+    local metric = setmetatable({name = name}, classes[name])
+    all[i] = metric
+    if metric:init(shared) then active[#active + 1] = metric end
+  end
+  return all, active
 end
 
 --- The names of all metrics, sorted.
@@ -50,29 +56,55 @@ end
 
 -- Means of one error per sample. What is no number is left out, as the server leaves it out.
 
-local function define_mean(name, evaluate, finish)
+local function define_mean(name, add, finish)
   define(name, {
-    init = function(self) self.mean = stats.mean() end,
+    init = function(self)
+      self.n, self.mean = 0.0, 0.0
+      return true
+    end,
+    add = add,
     update = function(self, y, prediction)
       local a, b = number(y), number(prediction)
-      if a and b then self.mean:update(evaluate(a, b)) end
+      if a and b then add(self, a, b) end
     end,
-    get = function(self) return finish and finish(self.mean.mean) or self.mean.mean end,
+    get = function(self) return finish and finish(self.mean) or self.mean end,
   })
 end
 
-define_mean("MAE", function(y, p) return abs(y - p) end)
+-- The running mean is written out in each: this runs once per sample and metric.
 
-define_mean("RMSE", function(y, p) return power(y - p, 2.0) end, function(mean) return mean ^ 0.5 end)
+define_mean("MAE", function(self, y, p)
+  local n = self.n + 1.0
+  local error_now = y - p
+  if error_now < 0 then error_now = -error_now end
+  self.n = n
+  self.mean = self.mean + (1.0 / n) * (error_now - self.mean)
+end)
 
-define_mean("SMAPE", function(y, p)
-  local total = abs(y) + abs(p)
-  if total == 0 then return 0.0 end
-  return 2.0 * abs(y - p) / total
+define_mean("RMSE", function(self, y, p)
+  local n = self.n + 1.0
+  self.n = n
+  self.mean = self.mean + (1.0 / n) * (power(y - p, 2.0) - self.mean)
+end, function(mean) return mean ^ 0.5 end)
+
+define_mean("SMAPE", function(self, y, p)
+  local n = self.n + 1.0
+  local total = (y < 0 and -y or y) + (p < 0 and -p or p)
+  local error_now = 0.0
+  if total ~= 0 then
+    error_now = y - p
+    if error_now < 0 then error_now = -error_now end
+    error_now = 2.0 * error_now / total
+  end
+  self.n = n
+  self.mean = self.mean + (1.0 / n) * (error_now - self.mean)
 end, function(mean) return 100 * mean end)
 
 define("LogLoss", {
-  init = function(self) self.mean = stats.mean() end,
+  init = function(self)
+    self.mean = stats.mean()
+    return true
+  end,
   update = function(self, y, prediction)
     local p = prediction
     if type(p) == "table" then p = p[true] or 0.0 end
@@ -89,8 +121,15 @@ define("LogLoss", {
 
 local function define_counting(name, binary, get)
   define(name, {
-    init = function(self) self.cm = stats.confusion() end,
+    init = function(self, shared)
+      local kind = binary and "binary" or "all"
+      local first = shared[kind] == nil
+      self.cm = shared[kind] or stats.confusion()
+      shared[kind] = self.cm
+      return first
+    end,
     update = function(self, y, _, label)
+      if type(y) == "table" then python.raise("TypeError", "unhashable type: '%s'", python.type_name(y)) end
       local truth, guess = label_key(y), label_key(label)
       if binary then truth, guess = truth == true, guess == true end
       self.cm:update(truth, guess)

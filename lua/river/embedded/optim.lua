@@ -61,7 +61,9 @@ function SGD:init() self.n_iterations = 0 end
 
 function SGD:state() return {{"n_iterations", self.n_iterations}} end
 
-function SGD:restore(state) self.n_iterations = state.n_iterations end
+function SGD:restore(state)
+  self.n_iterations = require("river.embedded.pickle").number(state.n_iterations)
+end
 
 --- The current learning rate.
 function SGD:learning_rate()

@@ -205,6 +205,22 @@ function pickle.fields(dict)
   return fields
 end
 
+--- A learned number; anything else is the fault of the bytes.
+---@param value any
+---@return number
+function pickle.number(value)
+  if type(value) ~= "number" then foreign("has attributes of another form") end
+  return value
+end
+
+--- A feature's name.
+---@param value any
+---@return string
+function pickle.name(value)
+  if type(value) ~= "string" then foreign("has features whose names are no strings") end
+  return value
+end
+
 local OPERATIONS = {
   ["\x80"] = function(self) self:unpack("B") end,
   ["\x95"] = function(self) self:unpack("<i8") end,

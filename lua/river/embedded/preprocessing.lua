@@ -54,7 +54,8 @@ end
 local function slide(self, slot, x)
   local window, mean = self.windows[slot], self.means[slot]
   local n, s = window.n, window.s
-  if window.last - window.first + 1 == self.window_size then
+  if window.last - window.first + 1 >= self.window_size then
+    if window.last < window.first then python.raise("IndexError", "deque index out of range") end
     local old, before = window[window.first], mean
     window[window.first], window.first = nil, window.first + 1
     n = n - 1.0
@@ -212,25 +213,27 @@ function StandardScaler:state(pickle)
   }
 end
 
-local function restore_window(self, slot, mean, var)
+local function restore_window(self, slot, mean, var, number)
   local state = mean.state
-  local window = {first = 1, last = 0, n = state.obj.state.n, s = var and var.state.obj.state._S or 0.0}
-  for i, item in ipairs(state.window.args[1]) do window[i], window.last = item[1][1], i end
-  self.windows[slot], self.means[slot] = window, state.obj.state._mean
+  local window = {first = 1, last = 0, n = number(state.obj.state.n), s = var and number(var.state.obj.state._S) or 0.0}
+  for i, item in ipairs(state.window.args[1]) do window[i], window.last = number(item[1][1]), i end
+  self.windows[slot], self.means[slot] = window, number(state.obj.state._mean)
   self.vars[slot] = window.n > 0 and window.s / window.n or 0.0
 end
 
 function StandardScaler:restore(state)
+  local pickle = require "river.embedded.pickle"
+  local number = pickle.number
   local means, vars = {}, {}
   for _, pair in ipairs(state.means.args[2]) do means[pair[1]] = pair[2] end
   for _, pair in ipairs(state.vars.args[2]) do vars[pair[1]] = pair[2] end
   for slot, pair in ipairs(state.counts.args[1]) do
-    local name = pair[1]
-    self.slots, self.slot_of[name], self.counts[slot] = slot, slot, pair[2]
+    local name = pickle.name(pair[1])
+    self.slots, self.slot_of[name], self.counts[slot] = slot, slot, number(pair[2])
     if self.windows then
-      restore_window(self, slot, means[name], vars[name])
+      restore_window(self, slot, means[name], vars[name], number)
     else
-      self.means[slot], self.vars[slot] = means[name], vars[name] or 0.0
+      self.means[slot], self.vars[slot] = number(means[name]), number(vars[name] or 0.0)
     end
     self.stds[slot] = self.vars[slot] ^ 0.5
   end

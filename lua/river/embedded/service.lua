@@ -33,6 +33,12 @@ local function read_upload(req)
   return require("river.embedded.pickle").load(req.body)
 end
 
+local function new_stats(self, name)
+  local calls = {learn = timing.new(), predict = timing.new()}
+  self.stats[name] = calls
+  return calls
+end
+
 local function upload(self, req, flavor_name, name)
   local ok, model = pcall(read_upload, req)
   if not ok then
@@ -43,8 +49,13 @@ local function upload(self, req, flavor_name, name)
   local flavor, problem = flavors.check(flavor_name, model)
   if not flavor then return response.message(400, problem) end
   name = name or names.pick(self.models)
-  self.models[name] = {model = model, flavor = flavor, metrics = flavors.metrics(flavor), reader = row.reader()}
-  self.stats[name] = {learn = timing.new(), predict = timing.new()}
+  local metrics, active = flavors.metrics(flavor)
+  self.models[name] = {
+    model = model, flavor = flavor, reader = row.reader(), metrics = metrics, active = active,
+    -- The one method that predicts; nil where several are tried.
+    method = #flavor.predicts == 1 and flavor.predicts[1] or nil,
+  }
+  new_stats(self, name)
   return response.json(201, {name = name})
 end
 
@@ -88,18 +99,25 @@ local function null_to_nil(value)
 end
 
 -- Predicts with the first of the flavor's methods that works.
-local function predict_with(model, flavor, features)
-  local methods = flavor.predicts
-  for i = 1, #methods - 1 do
-    if model[methods[i]] then
-      local ok, prediction = pcall(model[methods[i]], model, features)
+local function try_methods(model, methods, features)
+  for i = 1, #methods do
+    local method, last = methods[i], i == #methods
+    if model[method] then
+      if last then return model[method](model, features) end
+      local ok, prediction = pcall(model[method], model, features)
       if ok then return prediction end
       if not python.is_error(prediction) then error(prediction, 0) end
+    elseif last then
+      model:lacks(method)
     end
   end
-  local last = methods[#methods]
-  if not model[last] then model:lacks(last) end
-  return model[last](model, features)
+end
+
+local function predict_with(entry, features)
+  local model, method = entry.model, entry.method
+  local call = method and model[method]
+  if call then return call(model, features) end
+  return try_methods(model, entry.flavor.predicts, features)
 end
 
 -- The likeliest label of a table of probabilities: the first of the highest.
@@ -116,12 +134,17 @@ local function likeliest(prediction)
 end
 
 local function update_metrics(entry, prediction, y)
-  -- A prediction of 0 or false counts as none for a server, and so here.
-  if not truthy(prediction) then return end
+  -- A prediction of 0, false or the like counts as none for a server, and so here.
+  if prediction == 0 or not truthy(prediction) then return end
+  local active = entry.active
   local label = prediction
-  if type(prediction) == "table" then label = likeliest(prediction) end
-  local metrics = entry.metrics
-  for i = 1, #metrics do metrics[i]:update(y, prediction, label) end
+  if type(prediction) == "table" then
+    label = likeliest(prediction)
+  elseif type(prediction) == "number" and type(y) == "number" and entry.flavor.numeric then
+    for i = 1, #active do active[i]:add(y, prediction) end
+    return
+  end
+  for i = 1, #active do active[i]:update(y, prediction, label) end
 end
 
 local function no_model(name)
@@ -149,21 +172,31 @@ local function read_features(entry, features)
   return entry.reader:read(features)
 end
 
+-- Always the same answer: nobody has a reason to change it.
+local LEARNED = response.learned("Successful learn.")
+
+-- The sample comes from a prediction that was remembered.
+local function learn_remembered(self, identifier, y)
+  local key = python.str(identifier)
+  local memory = self.memories[key]
+  if not memory then return no_memory(identifier) end
+  local entry = self.models[memory.model]
+  if not entry then return no_model(memory.model) end
+  finish_learn(entry, read_features(entry, memory.features), memory.prediction, y)
+  self.memories[key] = nil
+  return LEARNED
+end
+
 local function learn(self, payload)
-  local name, features, y = payload.model, payload.features, null_to_nil(payload.ground_truth)
-  local prediction, identifier = null_to_nil(payload.prediction), payload.identifier
-  if truthy(identifier) then
-    local memory = self.memories[python.str(identifier)]
-    if not memory then return no_memory(identifier) end
-    name, features, prediction = memory.model, memory.features, memory.prediction
-  end
-  local entry = self.models[name]
-  if not entry then return no_model(name) end
-  local read = read_features(entry, features)
-  if prediction == nil then prediction = predict_with(entry.model, entry.flavor, read) end
+  local y, prediction, identifier = null_to_nil(payload.ground_truth), payload.prediction, payload.identifier
+  if identifier and truthy(identifier) then return learn_remembered(self, identifier, y) end
+  local entry = self.models[payload.model]
+  if not entry then return no_model(payload.model) end
+  local read = read_features(entry, payload.features)
+  if prediction ~= nil then prediction = null_to_nil(prediction) end
+  if prediction == nil then prediction = predict_with(entry, read) end
   finish_learn(entry, read, prediction, y)
-  if truthy(identifier) then self.memories[python.str(identifier)] = nil end
-  return response.learned("Successful learn.")
+  return LEARNED
 end
 
 local function remember(self, identifier, payload, prediction)
@@ -198,12 +231,12 @@ local function predict(self, payload)
   local name = payload.model
   local entry = self.models[name]
   if not entry then return no_model(name) end
-  local prediction = predict_with(entry.model, entry.flavor, read_features(entry, payload.features))
+  local prediction = predict_with(entry, read_features(entry, payload.features))
   if not check_finite(prediction) then
     return response.message(500, "the prediction is not a finite number: the model has diverged")
   end
   local identifier = payload.identifier
-  if truthy(identifier) then
+  if identifier and truthy(identifier) then
     remember(self, python.str(identifier), payload, prediction)
   elseif self.generate_identifiers then
     identifier = make_identifier(self)
@@ -234,28 +267,10 @@ local function label(self, payload)
   return response.json(200, "Successful label.")
 end
 
--- Runs a handler; what the model raises is a bad request.
-local function guarded(handler, self, payload)
-  local ok, answer = pcall(handler, self, payload)
-  if ok then return answer end
-  if python.is_error(answer) then return response.json(400, tostring(answer)) end
-  error(answer, 0)
-end
-
--- The same, counted and timed, whatever comes of it.
-local function timed(handler, kind, self, payload)
-  local name = payload.model
-  local calls = self.stats[name]
-  if not calls then
-    calls = {learn = timing.new(), predict = timing.new()}
-    self.stats[name] = calls
-  end
-  calls = calls[kind]
-  if not calls:count() then return guarded(handler, self, payload) end
-  local started = clock()
-  local answer = guarded(handler, self, payload)
-  calls:add(clock() - started)
-  return answer
+-- What a handler raised: what the model says is a bad request, anything else is our own mistake.
+local function failed(problem)
+  if python.is_error(problem) then return response.json(400, tostring(problem)) end
+  error(problem, 0)
 end
 
 -- The JSON of a request; nil when there is none that is an object.
@@ -268,26 +283,42 @@ local function payload_of(req)
   return type(payload) == "table" and payload or nil
 end
 
-local REQUIRED = "model and features are required."
+local function required()
+  return response.message(400, "model and features are required.")
+end
 
+-- Counted and timed, whatever comes of it.
 local function timed_handler(handler, kind)
   return function(self, req)
-    local payload = payload_of(req)
-    if not payload then return response.empty(400) end
-    if not truthy(payload.model) then return response.message(400, REQUIRED) end
-    local features = payload.features
-    -- The server's prediction fails without features (500); its refusal of the same learn is the better answer.
-    if not truthy(features) then
-      return timed(function() return response.message(400, REQUIRED) end, kind, self, payload)
+    local payload = req.json
+    if type(payload) ~= "table" then
+      payload = payload_of(req)
+      if not payload then return response.empty(400) end
     end
-    return timed(handler, kind, self, payload)
+    local name, features = payload.model, payload.features
+    if not name or name == "" or not truthy(name) then return required() end
+    local calls = (self.stats[name] or new_stats(self, name))[kind]
+    local timed = calls:count()
+    local started = timed and clock()
+    local ok, answer
+    -- The server's prediction fails without features (500); its refusal of the same learn is the better answer.
+    if features and truthy(features) then
+      ok, answer = pcall(handler, self, payload)
+    else
+      ok, answer = true, required()
+    end
+    if timed then calls:add(clock() - started) end
+    if ok then return answer end
+    return failed(answer)
   end
 end
 
 local function label_handler(self, req)
   local payload = payload_of(req)
   if not payload then return response.empty(400) end
-  return guarded(label, self, payload)
+  local ok, answer = pcall(label, self, payload)
+  if ok then return answer end
+  return failed(answer)
 end
 
 -- --------------------------------------------------------------------------------------------------- inspection

@@ -6,12 +6,13 @@ Prints one JSON line when it is ready: {"port", "user", "token", "pid", "state"}
 when its standard input closes, so a test that dies never leaves a server behind; without --state the folder is a
 temporary one that goes with it. The package's own switches are environment variables: DISABLE_AUTHENTICATION=false,
 GENERATE_IDENTIFIERS=false, VIEW_RATE_LIMIT_DISABLE=false, VIEW_RATE_LIMIT, STORAGE_BACKEND; ours are
-RIVER_SERVER_DEBUG=1, RIVER_SERVER_PREFIX, RIVER_SERVER_TOKEN_SECONDS, RIVER_SERVER_NODELAY=1.
+RIVER_SERVER_DEBUG=1, RIVER_SERVER_PREFIX, RIVER_SERVER_TOKEN_SECONDS, RIVER_SERVER_NODELAY=1, RIVER_SERVER_VERBOSE=1.
 """
 
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import sys
@@ -110,6 +111,8 @@ def main():
     os.environ["RIVER_SERVER_STATE"] = state
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "river_settings")
     sys.path.insert(0, HERE)
+    if os.environ.get("RIVER_SERVER_VERBOSE") != "1":
+        logging.disable(logging.CRITICAL)  # tests provoke errors on purpose
     try:
         import scipy  # noqa: F401  (the parent of what is imported lazily)
 

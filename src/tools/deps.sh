@@ -1,0 +1,49 @@
+#!/bin/sh
+# Installs what is missing with apt, or says what to install: deps.sh build|test
+set -eu
+
+
+has_header() { echo "#include <$1>" | ${CC:-cc} -E $2 - >/dev/null 2>&1; }
+
+# Packages whose use is not there yet.
+missing() {
+  command -v "${CC:-cc}" >/dev/null || echo gcc libc6-dev
+  command -v pkg-config >/dev/null || echo pkg-config
+  pkg-config --exists lua5.4 2>/dev/null || echo liblua5.4-dev
+  pkg-config --exists lua5.4-cjson 2>/dev/null || echo lua-cjson-dev
+  pkg-config --exists libuv 2>/dev/null || echo libuv1-dev
+  pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
+  ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
+  [ "$1" = test ] || return 0
+  command -v busted >/dev/null || echo lua-busted
+  has_header cmocka.h "-include stdarg.h -include stddef.h -include setjmp.h -include stdint.h" || echo libcmocka-dev
+  command -v lua5.4 >/dev/null || echo lua5.4
+  python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
+  command -v openssl >/dev/null || echo openssl
+  command -v nghttpd >/dev/null || echo nghttp2-server
+  command -v g++ >/dev/null || echo g++
+  command -v nm >/dev/null || echo binutils
+}
+
+wanted=$(missing "$1" | tr '\n' ' ')
+[ -n "$wanted" ] || exit 0
+
+advice() {
+  echo "riverlua needs these packages (Debian's names): $wanted" >&2
+  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, libcurl (with headers)." >&2
+  exit 1
+}
+
+command -v apt-get >/dev/null || advice
+run=
+if [ "$(id -u)" != 0 ]; then
+  command -v sudo >/dev/null || advice
+  run=sudo
+fi
+echo "installing: $wanted"
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086  # a list of words
+$run apt-get install -y --no-install-recommends $wanted >/dev/null 2>&1 ||
+  { $run apt-get update && $run apt-get install -y --no-install-recommends $wanted; } || advice
+wanted=$(missing "$1" | tr '\n' ' ')
+[ -z "$wanted" ] || advice
