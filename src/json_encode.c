@@ -53,44 +53,57 @@ static void fail_text(encoder *e, const char *what, const char *hint) {
 
 /* ------------------------------------------------------------------------------------------------ buffer */
 
+static void release(lua_State *L, buffer *b) {
+  if (!b->data) return;
+  void *context;
+  lua_Alloc allocate = lua_getallocf(L, &context);
+  allocate(context, b->data, b->room, 0);
+  b->data = NULL;
+  b->room = 0;
+}
+
 int rvl_json_free_buffer(lua_State *L) {
   buffer *b = lua_touserdata(L, 1);
-  if (b && b->data) {
-    void *context;
-    lua_Alloc allocate = lua_getallocf(L, &context);
-    allocate(context, b->data, b->room, 0);
-    b->data = NULL;
-    b->room = 0;
-  }
+  if (b) release(L, b);
   return 0;
 }
 
-static void check_length(encoder *e) {
-  if (e->length > e->options->max_bytes) {
+static void check_length(encoder *e, size_t length) {
+  if (length > e->options->max_bytes) {
     e->frame = NULL;
     fail_text(e, "needs more bytes than max_bytes allows", NULL);
   }
 }
 
+/* The userdata that owns the text once it has outgrown `local`. */
+static buffer *own_buffer(encoder *e) {
+  lua_State *L = e->L;
+  buffer *b = lua_touserdata(L, e->buffer_slot);
+  if (b) return b;
+  luaL_checkstack(L, 4, "JSON");
+  b = lua_newuserdatauv(L, sizeof *b, 0);
+  b->data = NULL;
+  b->room = 0;
+  lua_pushvalue(L, lua_upvalueindex(RVL_JSON_BUFFER));
+  lua_setmetatable(L, -2);
+  lua_replace(L, e->buffer_slot);
+  return b;
+}
+
 static void grow(encoder *e, size_t extra) {
   lua_State *L = e->L;
-  check_length(e);
-  luaL_checkstack(L, 4, "JSON");
   if (extra > (SIZE_MAX >> 2) - e->length) luaL_error(L, "not enough memory");
+  check_length(e, extra > 64 ? e->length + (extra - 8) : e->length); /* callers ask for up to 8 bytes to spare */
   size_t room = e->length + extra;
   room = room < 2 * e->room ? 2 * e->room : room + 32;
-  buffer *b = lua_touserdata(L, e->buffer_slot);
-  if (!b) {
-    b = lua_newuserdatauv(L, sizeof *b, 0);
-    b->data = NULL;
-    b->room = 0;
-    lua_pushvalue(L, lua_upvalueindex(RVL_JSON_BUFFER));
-    lua_setmetatable(L, -2);
-    lua_replace(L, e->buffer_slot);
-  }
+  buffer *b = own_buffer(e);
   void *context;
   lua_Alloc allocate = lua_getallocf(L, &context);
   char *data = allocate(context, b->data, b->room, room);
+  if (!data) { /* Lua itself would do the same before it gave up */
+    lua_gc(L, LUA_GCCOLLECT);
+    data = allocate(context, b->data, b->room, room);
+  }
   if (!data) {
     lua_pushliteral(L, "not enough memory");
     lua_error(L);
@@ -307,7 +320,7 @@ static void put_elements(encoder *e, int t, rvl_json_frame *frame, lua_Integer f
   }
 }
 
-/* The table at `t` with its first key and value on the stack. Walks while the keys are 1, 2, 3…, as they nearly always
+/* The table at `t` with its first key and value on the stack. Walks while the keys are 1, 2, 3, as they nearly always
  * are; from the first other key on, the rest is written by index. */
 static void encode_array(encoder *e, int t) {
   lua_State *L = e->L;
@@ -346,8 +359,8 @@ static void put_name(encoder *e, rvl_json_frame *frame, int key, bool first) {
   if (e->options->pretty) e->text[e->length++] = ' ';
 }
 
-/* A table whose first key was a string has an integer key as well: only table.pack's result is allowed that. `start` is
- * where its text began; all that has been written of such a table is one integer. */
+/* A table whose first key was a string has an integer key as well: only table.pack's result is allowed that. `start`
+ * is where its text began; all that has been written of such a table is one integer. */
 static void reconsider(encoder *e, int t, bool forced, size_t start) {
   lua_State *L = e->L;
   e->frame = e->frame->up;
@@ -570,14 +583,7 @@ void rvl_json_encode(lua_State *L, const rvl_json_options *options) {
   e.buffer_slot = lua_gettop(L);
   lua_pushvalue(L, 1);
   encode_value(&e);
-  check_length(&e);
+  check_length(&e, e.length);
   lua_pushlstring(L, e.text, e.length);
-  if (e.text != e.local) { /* at once, not at some later collection */
-    buffer *b = lua_touserdata(L, e.buffer_slot);
-    void *context;
-    lua_Alloc allocate = lua_getallocf(L, &context);
-    allocate(context, b->data, b->room, 0);
-    b->data = NULL;
-    b->room = 0;
-  }
+  if (e.text != e.local) release(L, lua_touserdata(L, e.buffer_slot)); /* at once, not at some later collection */
 }

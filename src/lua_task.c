@@ -93,29 +93,33 @@ static bool is_cancellation(lua_State *L, int index) {
   return yes;
 }
 
-/* `outcome`: 1 result status as lua_resume gave it, `nresults` values on top of the coroutine's stack. */
-static void end_task(lua_State *L, task *t, int status, int nresults) {
+/* Wakes those who wait for the end of a task and lets go of it. */
+static void conclude(lua_State *L, task *t, task_state state) {
   rvl_runtime *rt = t->context.rt;
-  push_live_task(L, t);
-  int self = lua_gettop(L);
-  bool ok = status == LUA_OK && nresults > 0 && lua_toboolean(t->co, -nresults);
-  if (ok) {
-    lua_settop(t->co, nresults);   /* results stay where they are, after `true` */
-    t->state = TASK_DONE;
-  } else {
-    lua_xmove(t->co, L, 1);
-    t->state = is_cancellation(L, -1) ? TASK_CANCELLED : TASK_FAILED;
-    lua_setiuservalue(L, self, TASK_ERROR);
-  }
-  rt->live_tasks--;
-  bool awaited = t->done.first != NULL;
+  t->state = state;
   rvl_signal_fire(&t->done);
-  if (t->state == TASK_FAILED && !awaited && !t->observed) keep_failure(L, self);
   push_registry_table(L, &live_key);
   lua_pushnil(L);
   lua_rawsetp(L, -2, t);
+  lua_pop(L, 1);
+  if (--rt->live_tasks == 0) rvl_signal_fire(&rt->all_done);
+}
+
+/* `status` and `nresults` as lua_resume gave them; the values are on top of the coroutine's stack. */
+static void end_task(lua_State *L, task *t, int status, int nresults) {
+  if (status == LUA_OK && nresults > 0 && lua_toboolean(t->co, -nresults)) {
+    lua_settop(t->co, nresults);   /* results stay where they are, after `true` */
+    conclude(L, t, TASK_DONE);
+    return;
+  }
+  push_live_task(L, t);
+  int self = lua_gettop(L);
+  lua_xmove(t->co, L, 1);
+  task_state state = is_cancellation(L, -1) ? TASK_CANCELLED : TASK_FAILED;
+  lua_setiuservalue(L, self, TASK_ERROR);
+  if (state == TASK_FAILED && t->done.first == NULL && !t->observed) keep_failure(L, self);
+  conclude(L, t, state);
   lua_settop(L, self - 1);
-  if (rt->live_tasks == 0) rvl_signal_fire(&rt->all_done);
 }
 
 void rvl_task_run(lua_State *L, rvl_context *context) {
@@ -131,15 +135,14 @@ void rvl_task_run(lua_State *L, rvl_context *context) {
   rt->current = context;
   int nresults = 0;
   int status = rvl_resume(rt, t->co, L, nargs, &nresults);
-  rt->current = before;
-  if (status == LUA_YIELD) {
-    if (rvl_is_blocked(t->co, rt, nresults)) return;
+  if (status != LUA_YIELD) {
+    luaL_checkstack(L, 8, "a task ended");
+    end_task(L, t, status, nresults);   /* still as this task: a finalizer that waits must not wait for another */
+  } else if (!rvl_is_blocked(t->co, rt, nresults)) {
     lua_pop(t->co, nresults);   /* coroutine.yield in a task: others take their turn */
     rvl_context_make_ready(context);
-    return;
   }
-  luaL_checkstack(L, 8, "a task ended");
-  end_task(L, t, status, nresults);
+  rt->current = before;
 }
 
 /* ---- spawn, await, cancel --------------------------------------------------------------------------- */
@@ -232,18 +235,10 @@ static int task_join(lua_State *L) { return task_join_k(L, LUA_OK, 0); }
 
 /* Ends a task that has never run. */
 static void end_unstarted(lua_State *L, task *t, int self) {
-  rvl_runtime *rt = t->context.rt;
-  t->state = TASK_CANCELLED;
   lua_settop(t->co, 0);
   lua_getiuservalue(L, self, TASK_CANCEL_ERROR);
   lua_setiuservalue(L, self, TASK_ERROR);
-  rt->live_tasks--;
-  rvl_signal_fire(&t->done);
-  push_registry_table(L, &live_key);
-  lua_pushnil(L);
-  lua_rawsetp(L, -2, t);
-  lua_pop(L, 1);
-  if (rt->live_tasks == 0) rvl_signal_fire(&rt->all_done);
+  conclude(L, t, TASK_CANCELLED);
 }
 
 /* Cancels the task at stack index `self` with the error on top of the stack, which it pops. */
@@ -515,6 +510,7 @@ int rvl_open_task(lua_State *L) {
                                        {"failures", core_failures},
                                        {"failure_traceback", core_failure_traceback},
                                        {"signal", signal_new},
+                                       {"wait_readable", rvl_wait_readable},
                                        {NULL, NULL}};
   rvl_new_class(L, RVL_TASK, task_methods, task_meta);
   rvl_new_class(L, RVL_SIGNAL, signal_methods, signal_meta);

@@ -43,7 +43,8 @@ struct rvl_context {
   bool pumping;                      /* waits by running the loop itself: must not be resumed */
   bool cancel_pending;               /* asked to stop while it was not waiting */
   bool ready;                        /* in the ready queue */
-  rvl_context *ready_next;
+  uint64_t ready_turn;
+  rvl_context *ready_previous, *ready_next;
   struct rvl_runtime *rt;
   lua_State *blocked;                /* the coroutine whose call waits, for reports */
 };
@@ -63,6 +64,7 @@ typedef struct rvl_runtime {
   rvl_context *current;
   rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */
   rvl_context *ready_first, *ready_last;
+  uint64_t turn;
   size_t live_tasks;                 /* spawned and not ended */
   rvl_signal all_done;               /* fires when there are none */
   lua_Integer spawned;
@@ -99,6 +101,9 @@ rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt);
 /* Wakes everybody (or the one that has waited longest). */
 void rvl_signal_fire(rvl_signal *signal);
 bool rvl_signal_fire_one(rvl_signal *signal);
+
+/* A function of riverlua.core.task: see lua_readable.c */
+int rvl_wait_readable(lua_State *L);
 
 /* Forgets the waiters of a signal whose memory goes away. */
 void rvl_signal_detach(rvl_signal *signal);

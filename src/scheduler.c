@@ -32,10 +32,22 @@ void rvl_context_make_ready(rvl_context *c) {
   rvl_runtime *rt = c->rt;
   if (c->ready) return;
   c->ready = true;
+  c->ready_turn = rt->turn;
+  c->ready_previous = rt->ready_last;
   c->ready_next = NULL;
   if (rt->ready_last != NULL) rt->ready_last->ready_next = c;
   else rt->ready_first = c;
   rt->ready_last = c;
+}
+
+static void unready(rvl_context *c) {
+  rvl_runtime *rt = c->rt;
+  if (!c->ready) return;
+  if (c->ready_previous != NULL) c->ready_previous->ready_next = c->ready_next;
+  else rt->ready_first = c->ready_next;
+  if (c->ready_next != NULL) c->ready_next->ready_previous = c->ready_previous;
+  else rt->ready_last = c->ready_previous;
+  c->ready = false;
 }
 
 void rvl_context_wake(rvl_context *c, rvl_wake_reason reason) {
@@ -49,6 +61,7 @@ void rvl_context_wake(rvl_context *c, rvl_wake_reason reason) {
 
 void rvl_context_forget(rvl_context *c) {
   delist(c);
+  unready(c);   /* cancelled before it first ran */
   if (c->timer.slot != 0) rvl_timer_stop(&c->rt->loop, &c->timer);
   c->waiting = false;
 }
@@ -86,14 +99,11 @@ bool rvl_is_blocked(lua_State *co, const rvl_runtime *rt, int nresults) {
 /* ---- waiting -------------------------------------------------------------------------------------- */
 
 static void run_ready(lua_State *L, rvl_runtime *rt) {
-  rvl_context *last = rt->ready_last;   /* those made ready meanwhile take their turn after the loop's */
-  while (rt->ready_first != NULL) {
+  uint64_t turn = rt->turn++;   /* those made ready meanwhile take their turn after the loop's */
+  while (rt->ready_first != NULL && rt->ready_first->ready_turn <= turn) {
     rvl_context *c = rt->ready_first;
-    rt->ready_first = c->ready_next;
-    if (rt->ready_first == NULL) rt->ready_last = NULL;
-    c->ready = false;
+    unready(c);
     rvl_task_run(L, c);
-    if (c == last) break;
   }
 }
 

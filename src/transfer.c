@@ -13,6 +13,7 @@
 
 #define MAX_HEAD (256u * 1024u)
 #define MAX_POOLED 64
+#define MAX_URLS 16
 #define MAX_IDLE_CONNECTIONS 256L
 
 /* A socket that libuv watches for libcurl. */
@@ -34,6 +35,13 @@ typedef struct parked {
   CURL *easy;
 } parked;
 
+/* A parsed URL: a client asks for the same few addresses again and again. */
+typedef struct rvl_parsed_url {
+  CURLU *handle;
+  char *text;
+  unsigned users;           /* transfers under way */
+} rvl_parsed_url;
+
 struct rvl_net {
   rvl_loop *loop;
   const rvl_curl_api *curl;
@@ -44,6 +52,8 @@ struct rvl_net {
   size_t watch_room;
   CURL *pool[MAX_POOLED];   /* handles that are set up and wait for their next transfer */
   size_t pool_count;
+  rvl_parsed_url urls[MAX_URLS];
+  unsigned url_hand;        /* where the search for a place starts */
   rvl_transfer *transfers;
   parked *parked;
   rvl_net_stats stats;
@@ -246,8 +256,14 @@ static int on_curl_timer(CURLM *multi, long timeout_ms, void *user) {
 
 /* ---- the ends of a transfer --------------------------------------------------------------------- */
 
+static void release_url(rvl_transfer *t) {
+  if (t->url != NULL) t->url->users--;
+  t->url = NULL;
+}
+
 static void unlink_transfer(rvl_transfer *t) {
   rvl_net *net = t->net;
+  release_url(t);
   if (t->previous != NULL) t->previous->next = t->next;
   else net->transfers = t->next;
   if (t->next != NULL) t->next->previous = t->previous;
@@ -505,6 +521,39 @@ static size_t on_upload(char *data, size_t size, size_t count, void *user) {
   return length;
 }
 
+/* ---- parsed URLs --------------------------------------------------------------------------------- */
+
+static void free_url(const rvl_net *net, rvl_parsed_url *u) {
+  if (u->handle != NULL) net->curl->url_cleanup(u->handle);
+  free(u->text);
+  *u = (rvl_parsed_url){0};
+}
+
+/* The parsed form of a URL, or NULL: libcurl shall then take the text and say what is wrong with it. */
+static rvl_parsed_url *take_url(rvl_net *net, const char *text) {
+  rvl_parsed_url *free_place = NULL;
+  for (unsigned i = 0; i < MAX_URLS; i++) {
+    rvl_parsed_url *u = &net->urls[(net->url_hand + i) % MAX_URLS];
+    if (u->text != NULL && strcmp(u->text, text) == 0) {
+      net->url_hand = (net->url_hand + i) % MAX_URLS;
+      u->users++;
+      return u;
+    }
+    if (u->users == 0) free_place = u;   /* the last one looked at: least recently asked for */
+  }
+  if (free_place == NULL) return NULL;
+  free_url(net, free_place);
+  free_place->handle = net->curl->url();
+  free_place->text = strdup(text);
+  if (free_place->handle == NULL || free_place->text == NULL ||
+      net->curl->url_set(free_place->handle, CURLUPART_URL, text, 0) != CURLUE_OK) {
+    free_url(net, free_place);
+    return NULL;
+  }
+  free_place->users = 1;
+  return free_place;
+}
+
 /* ---- setting a handle up ------------------------------------------------------------------------- */
 
 /* What holds for all transfers of a client. */
@@ -553,7 +602,9 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   SET(CURLOPT_PREREQDATA, t);
   SET(CURLOPT_OPENSOCKETDATA, t);
   SET(CURLOPT_ERRORBUFFER, t->message);
-  SET(CURLOPT_URL, r->url);
+  t->url = take_url(net, r->url);
+  SET(CURLOPT_CURLU, t->url != NULL ? t->url->handle : NULL);
+  if (t->url == NULL) SET(CURLOPT_URL, r->url);
   SET(CURLOPT_HTTPHEADER, r->headers);
   if (r->stream_body) {
     SET(CURLOPT_UPLOAD, 1L);
@@ -602,6 +653,7 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
   if (err != CURLE_OK) {
     net->curl->easy_cleanup(t->easy);
     t->easy = NULL;
+    release_url(t);
     return refuse(t, classify(err), t->message[0] == '\0' ? net->curl->easy_strerror(err) : NULL);
   }
   t->next = net->transfers;
@@ -685,6 +737,7 @@ void rvl_transfer_cancel(rvl_transfer *t) {
     curl->easy_setopt(t->easy, CURLOPT_PREREQDATA, NULL);
     curl->easy_setopt(t->easy, CURLOPT_OPENSOCKETDATA, NULL);
     curl->easy_setopt(t->easy, CURLOPT_ERRORBUFFER, NULL);
+    curl->easy_setopt(t->easy, CURLOPT_CURLU, NULL);
     t->easy = NULL;
     rvl_timer_stop(net->loop, &t->timer);
     unlink_transfer(t);
@@ -727,6 +780,7 @@ void rvl_net_free(rvl_net *net) {
   while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
   rvl_timer_stop(net->loop, &net->timer);
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
+  for (size_t i = 0; i < MAX_URLS; i++) free_url(net, &net->urls[i]);
   if (net->parked == NULL && !rvl_loop_is_forked(net->loop)) {
     pipe_guard g = guard_enter(net);
     net->curl->multi_cleanup(net->multi);

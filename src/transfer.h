@@ -83,6 +83,7 @@ typedef struct rvl_transfer {
   rvl_net *net;
   CURL *easy;
   rvl_request request;
+  struct rvl_parsed_url *url;
   rvl_timer timer;
   uint64_t heard;
   size_t upload_sent, body_total;

@@ -41,6 +41,13 @@ local function read_timeouts(where, given, base)
   return out
 end
 
+local function names_proxy()
+  for _, name in ipairs{"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"} do
+    if os.getenv(name) then return true end
+  end
+  return false
+end
+
 local http_modes = {auto = "auto", prior = "prior", [false] = "1.1", [true] = "auto"}
 
 local known_options = {
@@ -62,7 +69,8 @@ function exchange.new(where, options)
     errors.raise{kind = "argument", message = where .. ": 'http2' must be \"auto\", \"prior\" or false"}
   end
   local proxy = options.proxy
-  if proxy == false then proxy = "" end
+  -- "": none; saves libcurl from looking into the environment for every request
+  if proxy == false or proxy == nil and not names_proxy() then proxy = "" end
   local self = setmetatable({}, Exchange)
   self.timeouts = read_timeouts(where, options.timeout, default_timeouts)
   self.retries = options.retries or 2

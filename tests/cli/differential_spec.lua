@@ -54,7 +54,8 @@ describe("the command line does what lua5.4 does", function()
       {"-e", "print(debug.traceback('t'))"}, {"-e", "coroutine.wrap(function() error('c') end)()"},
       {"-e", "print(coroutine.running())"}, {"-e", "print(coroutine.isyieldable())"}, {"-e", "coroutine.yield(1)"},
       {"-e", "error('level 2', 2)"}, {"-e", "error('level 3', 3)"}, {"-e", "print(debug.getinfo(2, 'S').what)"},
-      {"-e", "print(debug.getinfo(3))"}, {"-e", "print(collectgarbage('incremental'))"}, {"-e", "print(_VERSION, math.type(1), #package.searchers >= 4)"},
+      {"-e", "print(debug.getinfo(3))"},
+      {"-e", "print(collectgarbage('incremental'))"}, {"-e", "print(_VERSION, math.type(1), #package.searchers >= 4)"},
     }
     for _, words in ipairs(cases) do
       it(table.concat(words, " "), function() same(words, {input = show}) end)

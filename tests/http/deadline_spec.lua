@@ -136,7 +136,7 @@ describe("deadlines of http.Client", function()
   it("free the siblings when one of a scope fails", function()
     local err = error_of(task.gather, function() return client:get("/hold?key=sibling") end, function()
       stub:wait{key = "sibling", waiting = 1}
-      return client:get("/rst")
+      return client:get("/cut")
     end)
     assert.equal("protocol", err.kind)
     assert.is_true(stub:wait{key = "sibling", waiting = 0})
@@ -164,11 +164,11 @@ describe("deadlines of http.Client", function()
   it("go on in other tasks meanwhile where Lua cannot yield", function()
     local order = {}
     local other = task.spawn(function()
-      order[#order + 1] = client:get("/").status
+      table.insert(order, client:get("/").status)
       stub:release("sorting")
     end)
     table.sort({2, 1}, function(a, b)
-      order[#order + 1] = client:get("/hold?key=sorting").body
+      table.insert(order, client:get("/hold?key=sorting").body)
       return a < b
     end)
     other:await()

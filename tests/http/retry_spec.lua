@@ -29,12 +29,14 @@ describe("retries of http.Client", function()
   it("repeats a GET after every kind of broken answer", function()
     for _, how in ipairs{"rst", "close", "cut", "cut_chunked", "garbage", "503", "502", "504", "429"} do
       stub:reset()
+      client:close()
+      client = http.Client{base_url = stub:url(), proxy = false}
       local res = flaky(how, 1)
       assert.equal(200, res.status, how)
       assert.equal(2, res.attempts, how)
       assert.equal(2, stub:stats().requests, how)
+      assert.equal(1, client:stats().retries, how)
     end
-    assert.is_true(client:stats().retries >= 8)
   end)
 
   it("tries three times in all by default", function()
@@ -43,8 +45,10 @@ describe("retries of http.Client", function()
     assert.equal(3, res.attempts)
     assert.equal(3, stub:stats().requests)
     stub:reset()
+    client:close()   -- a kept connection would be replaced once more, by libcurl itself
+    client = http.Client{base_url = stub:url(), proxy = false}
     local err = error_of(flaky, "rst", 5)
-    assert.equal("protocol", err.kind)
+    assert.equal("connect", err.kind)
     assert.equal(3, err.attempts)
     assert.equal(3, stub:stats().requests)
   end)
@@ -57,10 +61,12 @@ describe("retries of http.Client", function()
   end)
 
   it("never repeats a POST that may have been acted on", function()
-    for _, how in ipairs{"rst", "close", "cut", "garbage"} do
+    for how, kind in pairs{rst = "connect", close = "connect", cut = "protocol", garbage = "protocol"} do
       stub:reset()
+      client:close()
+      client = http.Client{base_url = stub:url(), proxy = false}
       local err = error_of(flaky, how, 1, {method = "POST", body = "x"})
-      assert.equal("protocol", err.kind, how)
+      assert.equal(kind, err.kind, how)
       assert.equal(1, err.attempts, how)
       assert.equal(1, stub:stats().requests, how)
     end
@@ -84,7 +90,7 @@ describe("retries of http.Client", function()
   end)
 
   it("does not repeat a GET that the caller calls not idempotent", function()
-    assert.equal("protocol", error_of(flaky, "rst", 1, {idempotent = false}).kind)
+    assert.equal("connect", error_of(flaky, "rst", 1, {idempotent = false}).kind)
     assert.equal(1, stub:stats().requests)
   end)
 
@@ -194,7 +200,7 @@ describe("retries of http.Client", function()
 
   it("do not happen with a body that is produced while it is sent", function()
     local pieces = {"a", "b"}
-    local err = error_of(client.put, client, "/flaky", {query = {how = "rst"},
+    local err = error_of(client.put, client, "/flaky", {query = {how = "cut"},
       body = function() return table.remove(pieces, 1) end})
     assert.equal("protocol", err.kind)
     assert.equal(1, stub:stats().requests)

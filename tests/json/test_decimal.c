@@ -185,7 +185,7 @@ static void test_integers(void **state) {
   }
 }
 
-/* Midpoints of neighbouring doubles have up to 768 digits; they, and what lies a hair beside them, are the hard ones. */
+/* Midpoints of neighbouring doubles have up to 768 digits; they and what lies a hair beside them are the hard ones. */
 static void check_midpoint(uint64_t bits) {
   char text[1200];
   long double middle = ((long double)as_double(bits) + (long double)as_double(bits + 1)) / 2; /* exact: 64 bits */
@@ -251,8 +251,10 @@ static void test_awkward_decimals(void **state) {
       "179769313486231580793728971405301199e273", "9007199254740993.0", "9007199254740992.99999999999999999999",
       "9007199254740993.00000000000000000000000000000001", "0.000000000000000000000000000000000000001e39",
       "100000000000000000000000000000000000000000e-41", "6.02214076e23", "1e23", "8.5e22", "1e22",
-      "123456789012345678901234567890e-10", "0.30000000000000004", "1.00000000000000011102230246251565404236316680908203125",
-      "1.00000000000000011102230246251565404236316680908203124", "1.00000000000000011102230246251565404236316680908203126"};
+      "123456789012345678901234567890e-10", "0.30000000000000004",
+      "1.00000000000000011102230246251565404236316680908203125",
+      "1.00000000000000011102230246251565404236316680908203124",
+      "1.00000000000000011102230246251565404236316680908203126"};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) check_read(texts[i]);
 
   enum { ZEROS = 100000 }; /* exponents that only make sense together with the length of the digits */

@@ -91,7 +91,7 @@ function Server:errors() return read_file(self.complaints) end
 
 --- The address of one of the stub's listeners ("http" unless named), followed by `path`.
 function Server:url(path, listener)
-  listener = listener or "http"
+  listener = listener or (self.info.http and "http" or "tls")
   local scheme = listener:find("^tls") and "https" or "http"
   local host = listener == "other" and "127.0.0.2" or "127.0.0.1"
   return ("%s://%s:%d%s"):format(scheme, host, self.info[listener], path or "")

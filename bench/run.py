@@ -1,0 +1,218 @@
+"""Runs the HTTP, River and start-up benchmarks and prints one table.
+
+    build/venv/bin/python bench/run.py [--quick] [--only NAME[,NAME…]] [--riverlua build/riverlua]
+
+Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
+this must have riverapi and river (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit status
+1 when a target is missed. Benchmarks: sequential, django, inflight, flat, startup, once.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(HERE)
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion"]
+
+
+class Server:
+    """A server that prints one JSON line and ends when its standard input closes."""
+
+    def __init__(self, *words, **environment):
+        self.child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                      env=dict(os.environ, **environment))
+        line = self.child.stdout.readline()
+        if not line:
+            raise SystemExit("cannot start " + " ".join(words))
+        self.base = "http://127.0.0.1:%d" % json.loads(line)["port"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.stdin.close()
+        try:
+            self.child.wait(5)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+def timed(*words):
+    """Wall seconds between the lines "start" and "end CPU" of a child, and that CPU time."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+        begun = wall = cpu = None
+        for line in child.stdout:
+            if line.startswith("start"):
+                begun = time.perf_counter()
+            elif line.startswith("end"):
+                wall, cpu = time.perf_counter() - begun, float(line.split()[1])
+    if child.returncode != 0 or wall is None:
+        raise SystemExit("failed: " + " ".join(words))
+    return wall, cpu
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.runs = 3 if options.quick else 5
+        self.scale = 0.2 if options.quick else 1
+        self.riverlua = os.path.abspath(options.riverlua)
+        self.folder = tempfile.mkdtemp(prefix="bench-")
+        self.rows = []
+        self.fast_stub = self.compile("servers/fast_stub.c", "fast_stub")
+        self.bare_curl = self.compile("bare_curl.c", "bare_curl", "-lcurl")
+        self.measure_tool = self.compile("measure.c", "measure")
+
+    def compile(self, source, name, *libraries):
+        target = os.path.join(self.folder, name)
+        subprocess.run([os.environ.get("CC", "cc"), *FLAGS, os.path.join(HERE, source), "-o", target, *libraries],
+                       check=True)
+        return target
+
+    def row(self, name, value, target, better, detail=""):
+        """`better`: "up" when the value must be at least the target, "down" when at most."""
+        good = value >= target if better == "up" else value <= target
+        self.rows.append((name, value, ("≥ " if better == "up" else "≤ ") + "%g" % target, good, detail))
+        print("%-4s %-52s %10.2f   target %-8s %s" % ("ok" if good else "MISS", name, value, self.rows[-1][2], detail),
+              flush=True)
+
+    def measure(self, *words):
+        done = subprocess.run([self.measure_tool, *words], stderr=subprocess.PIPE, text=True, check=True)
+        result = json.loads(done.stderr.strip().splitlines()[-1])
+        if result["code"] != 0:
+            raise SystemExit("failed: %s\n%s" % (" ".join(words), done.stderr))
+        return result
+
+    def script(self, name):
+        return os.path.join(HERE, name)
+
+    def sequential(self):
+        """Learn and predict in turn: riverlua, riverapi and a bare libcurl loop on the fast stub."""
+        pairs = {"lua": int(8000 * self.scale), "python": int(500 * self.scale), "bare": int(8000 * self.scale)}
+        wall, cpu = {name: [] for name in pairs}, {name: [] for name in pairs}
+        with Server(self.fast_stub) as server:
+            commands = {"lua": [self.riverlua, self.script("river_sequential.lua")],
+                        "python": [sys.executable, self.script("river_sequential.py")], "bare": [self.bare_curl]}
+            for _ in range(self.runs):
+                for name, words in commands.items():
+                    took, used = timed(*words, server.base, str(pairs[name]))
+                    wall[name].append(took / pairs[name])
+                    cpu[name].append(used / pairs[name])
+        detail = "µs a pair: " + ", ".join("%s %.0f (cpu %.0f)" % (
+            name, 1e6 * statistics.median(wall[name]), 1e6 * statistics.median(cpu[name])) for name in pairs)
+        self.row("sequential: times faster than riverapi", self.ratio(wall["python"], wall["lua"]), 25, "up", detail)
+        self.row("sequential: CPU relative to a bare libcurl loop", self.ratio(cpu["lua"], cpu["bare"]), 2, "down")
+        self.row("sequential: bare loop against riverapi (for scale)", self.ratio(wall["python"], wall["bare"]), 0, "up")
+
+    def django(self):
+        """The same on Django's own server, where delayed acknowledgements cost 40 ms."""
+        serve = os.path.join(TOP, "tests", "servers", "river_server", "serve.py")
+        pairs, wall = int(200 * self.scale), {"lua": [], "python": []}
+        with tempfile.TemporaryDirectory() as state, Server(sys.executable, serve, "--state", state) as server:
+            for _ in range(self.runs):
+                wall["lua"].append(timed(self.riverlua, self.script("river_sequential.lua"), server.base, str(pairs),
+                                         "upload")[0] / pairs)
+                wall["python"].append(timed(sys.executable, self.script("river_sequential.py"), server.base, str(pairs),
+                                            "upload")[0] / pairs)
+        self.row("django: times faster than riverapi", self.ratio(wall["python"], wall["lua"]), 2.5, "up",
+                 "ms a pair: " + ", ".join("%s %.2f" % (k, 1e3 * statistics.median(v)) for k, v in wall.items()))
+
+    def inflight(self):
+        """32 requests in flight on one thread, against wrk on one thread."""
+        if not shutil.which("wrk"):
+            print("skip inflight: wrk is not installed")
+            return
+        count, rates = int(60000 * self.scale), {"lua": [], "wrk": []}
+        with Server(self.fast_stub) as server:
+            address = server.base + "/api/models/"
+            for _ in range(self.runs):
+                out = subprocess.run(["wrk", "-t1", "-c32", "-d%ds" % (1 if self.options.quick else 2), address],
+                                     stdout=subprocess.PIPE, text=True, check=True).stdout
+                rates["wrk"].append(float(out.split("Requests/sec:")[1].split()[0]))
+                rates["lua"].append(count / timed(self.riverlua, self.script("http_inflight.lua"), address, str(count),
+                                                  "32")[0])
+        self.row("inflight: requests per second relative to wrk", self.ratio(rates["lua"], rates["wrk"]), 0.5, "up",
+                 ", ".join("%s %.0f/s" % (k, statistics.median(v)) for k, v in rates.items()))
+
+    def flat(self):
+        """Memory over many requests in one process."""
+        count = int(100000 * self.scale)
+        with Server(self.fast_stub) as server:
+            out = subprocess.run([self.riverlua, self.script("http_flat.lua"), server.base, str(count)],
+                                 stdout=subprocess.PIPE, text=True, check=True).stdout
+        sizes = [int(word) for word in out.split()]
+        self.row("flat: kB grown from 10 %% to 100 %% of %d requests" % count, sizes[-1] - sizes[0], 512, "down",
+                 "kB: " + " ".join(map(str, sizes)))
+
+    def startup(self):
+        """A script that does nothing."""
+        if not shutil.which("lua5.4"):
+            print("skip startup: lua5.4 is not installed")
+            return
+        empty = os.path.join(self.folder, "empty.lua")
+        open(empty, "w").close()
+        results = {"riverlua": [], "lua5.4": []}
+        for _ in range(15 if self.options.quick else 41):
+            for name, command in (("riverlua", self.riverlua), ("lua5.4", "lua5.4")):
+                results[name].append(self.measure(command, empty))
+        wall = {name: [run["wall"] for run in runs] for name, runs in results.items()}
+        self.row("startup: empty script relative to lua5.4", self.ratio(wall["riverlua"], wall["lua5.4"]), 1.3, "down",
+                 ", ".join("%s %.2f ms" % (k, 1e3 * statistics.median(v)) for k, v in wall.items()))
+        self.row("startup: peak MB of an empty script",
+                 statistics.median(run["peak_kb"] for run in results["riverlua"]) / 1024, 6, "down",
+                 "lua5.4 %.2f MB" % (statistics.median(run["peak_kb"] for run in results["lua5.4"]) / 1024))
+
+    def once(self):
+        """Upload, learn and predict once, process included."""
+        results = {"lua": [], "python": []}
+        with Server(self.fast_stub) as server:
+            for _ in range(self.runs):
+                results["python"].append(self.measure(sys.executable, self.script("river_once.py"), server.base))
+                for _ in range(4):
+                    results["lua"].append(self.measure(self.riverlua, self.script("river_once.lua"), server.base))
+
+        def middle(name, key):
+            return statistics.median(run[key] for run in results[name])
+        self.row("once: ms for upload, learn, predict", 1e3 * middle("lua", "wall"), 30, "down",
+                 "python %.0f ms" % (1e3 * middle("python", "wall")))
+        self.row("once: peak MB", middle("lua", "peak_kb") / 1024, 14, "down",
+                 "python %.0f MB" % (middle("python", "peak_kb") / 1024))
+
+    @staticmethod
+    def ratio(above, below):
+        """The median of the ratios of runs that stood next to each other."""
+        return statistics.median(a / b for a, b in zip(above, below))
+
+
+BENCHMARKS = ("startup", "once", "sequential", "inflight", "flat", "django")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
+    parser.add_argument("--only", default=",".join(BENCHMARKS), help="comma-separated names")
+    parser.add_argument("--riverlua", default=os.path.join(TOP, "build", "riverlua"))
+    options = parser.parse_args()
+    bench = Bench(options)
+    try:
+        for name in options.only.split(","):
+            if name not in BENCHMARKS:
+                parser.error("no benchmark '%s'; known: %s" % (name, ", ".join(BENCHMARKS)))
+            getattr(bench, name)()
+    finally:
+        shutil.rmtree(bench.folder, ignore_errors=True)
+    missed = [row for row in bench.rows if not row[3]]
+    print("%d rows, %d missed" % (len(bench.rows), len(missed)))
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
