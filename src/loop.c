@@ -84,10 +84,14 @@ static void fire_due(rvl_loop *loop) {
   }
 }
 
-/* Its only work is to end the wait: fire_due looks at the heap. */
+/*
+** Its only work is to end the wait: fire_due looks at the heap. libuv before 1.45 runs timers that are due before it
+** polls, and would then poll without a limit; uv_stop makes that poll return at once.
+*/
 static void on_alarm(uv_timer_t *alarm) {
   rvl_loop *loop = alarm->data;
   loop->alarm_due = 0;
+  uv_stop(&loop->uv);
 }
 
 static void on_wake(uv_async_t *wake) { (void)wake; }

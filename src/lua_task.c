@@ -102,7 +102,7 @@ static void conclude(lua_State *L, task *t, task_state state) {
   lua_pushnil(L);
   lua_rawsetp(L, -2, t);
   lua_pop(L, 1);
-  if (--rt->live_tasks == 0) rvl_signal_fire(&rt->all_done);
+  if (--rt->live_tasks <= 1) rvl_signal_fire(&rt->all_done);   /* drain may be called by the last one */
 }
 
 /* `status` and `nresults` as lua_resume gave them; the values are on top of the coroutine's stack. */
@@ -359,13 +359,16 @@ static int core_current(lua_State *L) {
   return 1;
 }
 
-/* drain(): waits until every task has ended */
+/* drain([seconds]): waits until every other task has ended → false when the time was up first */
 static int core_drain_k(lua_State *L, int status, lua_KContext ctx) {
   rvl_runtime *rt = rvl_upvalue_runtime(L);
-  if (status == LUA_YIELD) rvl_woken(L, rt);
+  bool late = status == LUA_YIELD && rvl_woken(L, rt) == RVL_WOKEN_TIMER;
   size_t own = rt->current != &rt->script ? 1 : 0;
-  if (rt->live_tasks <= own) return 0;
-  return rvl_wait(L, rt, &rt->all_done, -1, ctx, core_drain_k);
+  if (late || rt->live_tasks <= own) {
+    lua_pushboolean(L, rt->live_tasks <= own);
+    return 1;
+  }
+  return rvl_wait(L, rt, &rt->all_done, luaL_optnumber(L, 1, -1), ctx, core_drain_k);
 }
 
 static int core_drain(lua_State *L) { return core_drain_k(L, LUA_OK, 0); }
@@ -390,6 +393,28 @@ static int core_cancel_all(lua_State *L) {
   }
   lua_pushinteger(L, n);
   return 1;
+}
+
+/* Seconds that <close> handlers may take; tasks that go on after that are cancelled again, then abandoned. */
+#define END_SECONDS 5
+#define END_ROUNDS 4
+
+int rvl_end_tasks(lua_State *L) {
+  lua_settop(L, 0);
+  if (!luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) ||
+      lua_getfield(L, 1, "riverlua.core.task") != LUA_TTABLE)
+    return 0;
+  bool ended = false;
+  for (int round = 0; round < END_ROUNDS && !ended; round++) {
+    lua_getfield(L, 2, "cancel_all");
+    lua_call(L, 0, 0);
+    lua_getfield(L, 2, "drain");
+    lua_pushnumber(L, round == 0 ? END_SECONDS : 0.05);
+    lua_call(L, 1, 1);
+    ended = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  return 0;
 }
 
 /* waiting() → list of {id=, status=, traceback=} of the tasks that have not ended */

@@ -43,7 +43,7 @@ typedef int (*read_function)(EditLine *, wchar_t *);
 typedef int (*history_function)(History *, HistEvent *, int, ...);
 
 enum { EL_PROMPT = 0, EL_EDITOR = 2, EL_SIGNAL = 3, EL_BIND = 4, EL_ADDFN = 9, EL_HIST = 10, EL_GETCFN = 13,
-       EL_CLIENTDATA = 14 };
+       EL_CLIENTDATA = 14, EL_PREP_TERM = 16 };
 enum { CC_REFRESH = 4, CC_ERROR = 6, CC_REDISPLAY = 8 };
 enum { H_SETSIZE = 1, H_ENTER = 10, H_SETUNIQUE = 20 };
 
@@ -53,6 +53,7 @@ typedef struct library {
   void (*end)(EditLine *);
   const char *(*gets)(EditLine *, int *);
   int (*set)(EditLine *, int, ...);
+  int (*wset)(EditLine *, int, ...);
   int (*get)(EditLine *, int, ...);
   void (*resize)(EditLine *);
   const LineInfo *(*line)(EditLine *);
@@ -93,11 +94,12 @@ static int find_symbol(void *handle, const char *name, void *function, size_t si
 
 static int load_library(library *lib) {
   int i;
+  /* It stays loaded: the terminal library below it keeps memory of its own, which a second editor uses again. */
   for (i = 0; library_names[i] != NULL && lib->handle == NULL; i++)
-    lib->handle = dlopen(library_names[i], RTLD_NOW | RTLD_LOCAL);
+    lib->handle = dlopen(library_names[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (lib->handle == NULL) return 0;
   if (FIND(init, "el_init") && FIND(end, "el_end") && FIND(gets, "el_gets") && FIND(set, "el_set") &&
-      FIND(get, "el_get") && FIND(resize, "el_resize") && FIND(line, "el_line") &&
+      FIND(wset, "el_wset") && FIND(get, "el_get") && FIND(resize, "el_resize") && FIND(line, "el_line") &&
       FIND(insert, "el_insertstr") && FIND(source, "el_source") &&
       FIND(history_init, "history_init") && FIND(history_end, "history_end") && FIND(history, "history"))
     return 1;
@@ -287,7 +289,8 @@ static int terminal_editor(lua_State *L) {
   ed->lib.history(ed->history, &event, H_SETSIZE, 1000);
   ed->lib.history(ed->history, &event, H_SETUNIQUE, 1);
   ed->lib.set(ed->el, EL_HIST, ed->lib.history, (void *)ed->history);
-  ed->lib.set(ed->el, EL_ADDFN, "rvl-complete", "complete a name", (key_function)complete_key);
+  /* The names are kept, not copied; el_set would copy them and never free the copies. */
+  ed->lib.wset(ed->el, EL_ADDFN, L"rvl-complete", L"complete a name", (key_function)complete_key);
   bind_keys(ed);
   ed->lib.source(ed->el, NULL); /* the user's ~/.editrc comes last */
   return 1;
@@ -308,6 +311,7 @@ static int editor_read(lua_State *L) {
   ed->prompt = lua_tostring(L, PROMPT_SLOT);
   ed->interrupted = ed->failed = 0;
   ed->L = L;
+  ed->lib.set(ed->el, EL_PREP_TERM, 1); /* before the prompt shows: a key pressed early must not be lost */
   line = ed->lib.gets(ed->el, &count);
   ed->L = NULL;
   ed->prompt = NULL;

@@ -3,6 +3,7 @@
 #include "transfer.h"
 
 #include <string.h>
+#include <strings.h>
 
 #define NET "riverlua.Net"
 #define HEADERS "riverlua.Headers"
@@ -17,10 +18,12 @@ typedef struct net_box {
 
 typedef struct headers_box {
   struct curl_slist *list;
+  rvl_bytes text;          /* the same, as it goes over the wire */
+  bool frames;             /* holds headers that say how the message is sent: only libcurl knows what to do */
 } headers_box;
 
-/* user values keep what libcurl points to: the net, the body and the headers */
-enum { KEEP_NET = 1, KEEP_BODY, KEEP_HEADERS, KEPT = KEEP_HEADERS };
+/* user values keep what a transfer points to */
+enum { KEEP_NET = 1, KEEP_BODY, KEEP_HEADERS, KEEP_URL, KEEP_METHOD, KEPT = KEEP_METHOD };
 
 typedef struct transfer_box {
   rvl_transfer transfer;   /* first: notify gets only this */
@@ -52,7 +55,7 @@ static bool flag_field(lua_State *L, const char *name) {
   return flag;
 }
 
-/* net{proxy=, ca_file=, unix_socket=, http=, verify=, decompress=} */
+/* net{proxy=, ca_file=, unix_socket=, http=, verify=, decompress=, plain_http1=} */
 static int net_new(lua_State *L) {
   static const char *const versions[] = {"auto", "1.1", "2", "prior", NULL};
   static const long codes[] = {CURL_HTTP_VERSION_2TLS, CURL_HTTP_VERSION_1_1, CURL_HTTP_VERSION_2_0,
@@ -67,6 +70,7 @@ static int net_new(lua_State *L) {
       .unix_socket = text_field(L, "unix_socket"),
       .verify = flag_field(L, "verify"),
       .decompress = flag_field(L, "decompress"),
+      .plain_http1 = flag_field(L, "plain_http1"),
       .http_version = codes[luaL_checkoption(L, 2, "auto", versions)],
   };
   rvl_loop *loop = rvl_runtime_loop(L, rt);
@@ -92,7 +96,9 @@ static int net_close(lua_State *L) {
 
 static int net_stats(lua_State *L) {
   const rvl_net_stats *s = rvl_net_stats_of(check_net(L)->net);
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
+  lua_pushstring(L, rvl_upvalue_runtime(L)->curl.version_info(CURLVERSION_NOW)->version);
+  lua_setfield(L, -2, "libcurl");
   lua_pushinteger(L, (lua_Integer)s->requests);
   lua_setfield(L, -2, "requests");
   lua_pushinteger(L, (lua_Integer)s->connections);
@@ -104,6 +110,23 @@ static int net_stats(lua_State *L) {
   return 1;
 }
 
+static bool says_framing(const char *line, size_t length) {
+  static const char *const names[] = {"host", "connection", "content-length", "transfer-encoding", "te", "upgrade"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (strlen(names[i]) == length && strncasecmp(line, names[i], length) == 0) return true;
+  return false;
+}
+
+/* libcurl's way of writing: "Name: value", "Name;" for an empty value, "Name:" for a header not to be sent */
+static bool add_wire_header(headers_box *box, const char *line, size_t length) {
+  size_t name = strcspn(line, ":;");
+  if (name == length - 1 && line[name] == ':') return true;
+  box->frames = box->frames || says_framing(line, name);
+  if (name == length - 1)
+    return rvl_bytes_append(&box->text, line, name) && rvl_bytes_append(&box->text, ":\r\n", 3);
+  return rvl_bytes_append(&box->text, line, length) && rvl_bytes_append(&box->text, "\r\n", 2);
+}
+
 /* net:headers(list of "Name: value") → a header set that requests may share */
 static int net_headers(lua_State *L) {
   check_net(L);
@@ -111,7 +134,7 @@ static int net_headers(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_Integer n = luaL_len(L, 2);
   headers_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-  box->list = NULL;
+  *box = (headers_box){0};
   luaL_setmetatable(L, HEADERS);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, 2, i);
@@ -122,6 +145,7 @@ static int net_headers(lua_State *L) {
     struct curl_slist *list = rt->curl.slist_append(box->list, line);
     if (list == NULL) return luaL_error(L, "not enough memory");
     box->list = list;
+    if (!add_wire_header(box, line, length)) return luaL_error(L, "not enough memory");
     lua_pop(L, 1);
   }
   return 1;
@@ -131,6 +155,7 @@ static int headers_gc(lua_State *L) {
   headers_box *box = luaL_checkudata(L, 1, HEADERS);
   rvl_upvalue_runtime(L)->curl.slist_free_all(box->list);
   box->list = NULL;
+  rvl_bytes_free(&box->text);
   return 0;
 }
 
@@ -160,10 +185,13 @@ static size_t check_size(lua_State *L, int arg, size_t otherwise) {
 static transfer_box *start(lua_State *L) {
   net_box *net = check_net(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
+  const headers_box *headers = luaL_checkudata(L, 4, HEADERS);
   rvl_request request = {
       .url = luaL_checkstring(L, 2),
       .method = luaL_checkstring(L, 3),
-      .headers = ((headers_box *)luaL_checkudata(L, 4, HEADERS))->list,
+      .headers = headers->list,
+      .header_text = headers->frames ? NULL : headers->text.data,
+      .header_text_length = headers->text.length,
       .connect = check_seconds(L, 6),
       .first_byte = check_seconds(L, 7),
       .idle = check_seconds(L, 8),
@@ -187,6 +215,10 @@ static transfer_box *start(lua_State *L) {
   lua_setiuservalue(L, -2, KEEP_NET);
   lua_pushvalue(L, 4);
   lua_setiuservalue(L, -2, KEEP_HEADERS);
+  lua_pushvalue(L, 2);
+  lua_setiuservalue(L, -2, KEEP_URL);
+  lua_pushvalue(L, 3);
+  lua_setiuservalue(L, -2, KEEP_METHOD);
   if (request.body != NULL) {
     lua_pushvalue(L, 5);
     lua_setiuservalue(L, -2, KEEP_BODY);
@@ -244,9 +276,7 @@ static int push_answer(lua_State *L, transfer_box *box) {
     lua_pushlstring(L, t->body.data, t->body.length);
     rvl_transfer_drop_body(t);
   }
-  lua_pushboolean(L, t->reused);
-  lua_pushinteger(L, t->http_version);
-  return 4;
+  return 2;
 }
 
 static int wait_k(lua_State *L, int status, lua_KContext ctx) {
@@ -258,7 +288,7 @@ static int wait_k(lua_State *L, int status, lua_KContext ctx) {
 
 /*
 ** wait() until the answer is there (streamed: until its headers are)
-** → status, body (nil when streamed), reused, http version (11, 20) or the failure
+** → status, body (nil when streamed), or the failure
 */
 static int transfer_wait(lua_State *L) {
   transfer_box *box = check_transfer(L);
@@ -345,6 +375,14 @@ static int transfer_head(lua_State *L) {
   return 2;
 }
 
+/* connection() → whether it had been used before, HTTP version (10, 11, 20; 0: unknown) */
+static int transfer_connection(lua_State *L) {
+  const rvl_transfer *t = &check_transfer(L)->transfer;
+  lua_pushboolean(L, t->reused);
+  lua_pushinteger(L, t->http_version);
+  return 2;
+}
+
 /* elapsed() → seconds from the start to the end (or to now) */
 static int transfer_elapsed(lua_State *L) {
   const rvl_transfer *t = &check_transfer(L)->transfer;
@@ -354,7 +392,10 @@ static int transfer_elapsed(lua_State *L) {
 }
 
 static int transfer_close(lua_State *L) {
-  rvl_transfer_cancel(&check_transfer(L)->transfer);
+  rvl_transfer *t = &check_transfer(L)->transfer;
+  rvl_transfer_cancel(t);
+  t->body_read = 0;
+  rvl_transfer_drop_body(t);
   return 0;
 }
 
@@ -373,7 +414,8 @@ int rvl_open_transfer(lua_State *L) {
   static const luaL_Reg headers_meta[] = {{"__gc", headers_gc}, {NULL, NULL}};
   static const luaL_Reg transfer_methods[] = {
       {"wait", transfer_wait},   {"read", transfer_read},       {"write", transfer_write}, {"end_body", transfer_end_body},
-      {"head", transfer_head},   {"elapsed", transfer_elapsed}, {"close", transfer_close}, {NULL, NULL}};
+      {"head", transfer_head},   {"elapsed", transfer_elapsed}, {"close", transfer_close}, {"connection", transfer_connection},
+      {NULL, NULL}};
   static const luaL_Reg transfer_meta[] = {{"__gc", transfer_gc}, {"__close", transfer_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"net", net_new}, {NULL, NULL}};
   rvl_new_class(L, NET, net_methods, net_meta);

@@ -10,7 +10,7 @@
 static riverlua *runtime;
 static pthread_t main_thread;
 
-/* The first one stops the script; a second one before that has happened ends the process. */
+/* The first one stops the script; a second one before the script has stopped ends the process. */
 static void on_interrupt(int signal_number) {
   if (!pthread_equal(pthread_self(), main_thread)) {
     pthread_kill(main_thread, signal_number);

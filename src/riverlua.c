@@ -12,7 +12,8 @@ struct riverlua {
   rvl_runtime *rt;
   riverlua_config config;
   size_t used;              /* bytes that Lua holds */
-  pthread_t thread;         /* where it was made: where its signals are handled */
+  _Atomic(pthread_t) thread; /* the one that uses it: where its signals are handled */
+  bool interrupted;         /* how the call failed */
   char *message, *kind, *traceback;
   char *result;
 };
@@ -40,6 +41,11 @@ static void *allocate(void *user, void *block, size_t old_size, size_t size) {
   return grown;
 }
 
+/* registry: the message handler of calls */
+static const char handler_key = 0;
+
+static int keep_error(lua_State *L);
+
 static int open_libraries(lua_State *L) {
   const riverlua *r = lua_touserdata(L, 1);
   if (r->config.ignore_environment) {
@@ -48,6 +54,9 @@ static int open_libraries(lua_State *L) {
   }
   luaL_openlibs(L);
   riverlua_openlibs(L);
+  lua_pushlightuserdata(L, (void *)(size_t)r);
+  lua_pushcclosure(L, keep_error, 1);   /* now: a call must need no memory before it is protected */
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &handler_key);
   return 0;
 }
 
@@ -55,7 +64,7 @@ int riverlua_openlibs(struct lua_State *L) {
   luaL_checkversion(L);
   rvl_runtime_of(L);
   rvl_open_searcher(L);
-  rvl_open_coroutine(L);
+  rvl_open_standard(L);
   return 0;
 }
 
@@ -68,7 +77,7 @@ riverlua *riverlua_new(const riverlua_config *config) {
     memcpy(&r->config, config, known);
     r->config.size = sizeof r->config;
   }
-  r->thread = pthread_self();
+  atomic_init(&r->thread, pthread_self());
   r->L = lua_newstate(allocate, r);
   if (r->L != NULL) {
     lua_gc(r->L, LUA_GCSTOP);   /* as the standalone interpreter does while the libraries are opened */
@@ -86,24 +95,12 @@ riverlua *riverlua_new(const riverlua_config *config) {
   return NULL;
 }
 
-/* Lets the tasks that are still there run their <close> handlers. */
-static int end_tasks(lua_State *L) {
-  if (luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE) &&
-      lua_getfield(L, -1, "riverlua.core.task") == LUA_TTABLE) {
-    int module = lua_gettop(L);
-    lua_getfield(L, module, "cancel_all");
-    lua_call(L, 0, 0);
-    lua_getfield(L, module, "drain");
-    lua_call(L, 0, 0);
-  }
-  return 0;
-}
-
 void riverlua_close(riverlua *r) {
   if (r == NULL) return;
+  atomic_store(&r->thread, pthread_self());
   atomic_store(&r->rt->interrupted, false);
   lua_settop(r->L, 0);
-  lua_pushcfunction(r->L, end_tasks);
+  lua_pushcfunction(r->L, rvl_end_tasks);
   lua_pcall(r->L, 0, 0, 0);
   lua_close(r->L);
   free(r->message);
@@ -126,22 +123,17 @@ static void forget_error(riverlua *r) {
   keep(&r->traceback, NULL);
 }
 
-typedef struct failing_call {
-  riverlua *r;
-  bool interrupted;
-} failing_call;
-
 /* message handler: keeps the error where the host can read it */
 static int keep_error(lua_State *L) {
-  failing_call *call = lua_touserdata(L, lua_upvalueindex(1));
+  riverlua *r = lua_touserdata(L, lua_upvalueindex(1));
   luaL_traceback(L, L, NULL, 1);
-  keep(&call->r->traceback, lua_tostring(L, -1));
-  keep(&call->r->kind, "lua");
+  keep(&r->traceback, lua_tostring(L, -1));
+  keep(&r->kind, "lua");
   if (lua_istable(L, 1) && lua_getfield(L, 1, "kind") == LUA_TSTRING) {
-    keep(&call->r->kind, lua_tostring(L, -1));
-    call->interrupted = strcmp(lua_tostring(L, -1), "interrupted") == 0;
+    keep(&r->kind, lua_tostring(L, -1));
+    r->interrupted = strcmp(lua_tostring(L, -1), "interrupted") == 0;
   }
-  keep(&call->r->message, luaL_tolstring(L, 1, NULL));
+  keep(&r->message, luaL_tolstring(L, 1, NULL));
   lua_settop(L, 1);
   return 1;
 }
@@ -149,13 +141,14 @@ static int keep_error(lua_State *L) {
 /* Calls the function below `nargs` arguments; its results replace them. */
 static riverlua_status call(riverlua *r, int nargs, int nresults) {
   lua_State *L = r->L;
-  failing_call state = {r, false};
+  atomic_store(&r->thread, pthread_self());
+  r->interrupted = false;
   int base = lua_gettop(L) - nargs;
-  lua_pushlightuserdata(L, &state);
-  lua_pushcclosure(L, keep_error, 1);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &handler_key);
   lua_insert(L, base);
   int status = lua_pcall(L, nargs, nresults, base);
   lua_remove(L, base);
+  atomic_store(&r->rt->stopping, false);
   if (status == LUA_OK) return RIVERLUA_OK;
   lua_pop(L, 1);
   if (status == LUA_ERRMEM) {
@@ -163,7 +156,7 @@ static riverlua_status call(riverlua *r, int nargs, int nresults) {
     keep(&r->message, "not enough memory");
     return RIVERLUA_OUT_OF_MEMORY;
   }
-  return state.interrupted ? RIVERLUA_INTERRUPTED : RIVERLUA_ERROR;
+  return r->interrupted ? RIVERLUA_INTERRUPTED : RIVERLUA_ERROR;
 }
 
 const char *riverlua_error_message(const riverlua *r) { return r->message != NULL ? r->message : ""; }
@@ -264,8 +257,9 @@ static int run_command(lua_State *L) {
     lua_pushstring(L, c->argv[i]);
     lua_rawseti(L, -2, i);
   }
-  lua_call(L, 1, 1);
-  return 1;
+  lua_remove(L, 2);   /* the module */
+  lua_remove(L, 1);
+  return rvl_command_run(L);
 }
 
 int riverlua_command(riverlua *r, int argc, char **argv) {
@@ -282,10 +276,12 @@ int riverlua_command(riverlua *r, int argc, char **argv) {
 /* ---- the rest ---------------------------------------------------------------------------------------- */
 
 void riverlua_interrupt(riverlua *r) {
-  rvl_runtime_interrupt(r->rt, pthread_equal(r->thread, pthread_self()) != 0);
+  rvl_runtime_interrupt(r->rt, pthread_equal(atomic_load(&r->thread), pthread_self()) != 0);
 }
 
-int riverlua_interrupt_pending(const riverlua *r) { return atomic_load(&r->rt->interrupted); }
+int riverlua_interrupt_pending(const riverlua *r) {
+  return atomic_load(&r->rt->interrupted) || atomic_load(&r->rt->stopping);
+}
 
 void riverlua_wake(riverlua *r) {
   if (r->rt->loop_open) rvl_loop_wake(&r->rt->loop);

@@ -106,10 +106,10 @@ RIVERLUA_API const char *riverlua_error_traceback(const riverlua *rt);
 /*
 ** Stops the running script at its next chance: its blocking calls and its Lua code raise an error of kind
 ** "interrupted". Safe in a signal handler that runs on the runtime's own thread; from another thread it
-** ends blocking calls, and Lua code at its next blocking call.
+** ends blocking calls, and Lua code at its next blocking call. When nothing runs, the next call is stopped.
 */
 RIVERLUA_API void riverlua_interrupt(riverlua *rt);
-/* Non-zero while an interrupt has not been delivered yet. Any thread, any signal handler. */
+/* Non-zero from riverlua_interrupt until the call that it stops has returned. Any thread, any signal handler. */
 RIVERLUA_API int riverlua_interrupt_pending(const riverlua *rt);
 
 /* Makes a blocking call of the runtime look around once more. Any thread, any signal handler. */

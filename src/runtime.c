@@ -112,14 +112,26 @@ int rvl_raise(lua_State *L, const char *kind, const char *hint, const char *form
 /* The script itself must hear of an interrupt: what a task is told only ends that task. */
 bool rvl_runtime_take_interrupt(rvl_runtime *rt) {
   if (!atomic_load(&rt->interrupted)) return false;
-  if (rt->current == &rt->script) atomic_store(&rt->interrupted, false);
+  if (rt->current == &rt->script) {
+    atomic_store(&rt->stopping, true);
+    atomic_store(&rt->interrupted, false);
+  }
   return true;
 }
 
 static void interrupt_hook(lua_State *L, lua_Debug *ar) {
   (void)ar;
+  rvl_runtime *rt = rvl_runtime_of(L);
   lua_sethook(L, NULL, 0, 0);
-  if (rvl_runtime_take_interrupt(rvl_runtime_of(L))) rvl_raise(L, "interrupted", NULL, "interrupted");
+  if (!rt->hooked) return;   /* another coroutine's hook was first */
+  rt->hooked = 0;
+  if (rvl_runtime_take_interrupt(rt)) rvl_raise(L, "interrupted", NULL, "interrupted");
+}
+
+void rvl_runtime_set_hook(rvl_runtime *rt) {
+  rt->hooked = 1;
+  lua_sethook(rt->frame != NULL ? rt->frame->L : rt->L, interrupt_hook,
+              LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
 /*
@@ -128,9 +140,6 @@ static void interrupt_hook(lua_State *L, lua_Debug *ar) {
 */
 void rvl_runtime_interrupt(rvl_runtime *rt, bool same_thread) {
   atomic_store(&rt->interrupted, true);
-  if (same_thread) {
-    lua_State *L = rt->frame != NULL ? rt->frame->L : rt->L;
-    lua_sethook(L, interrupt_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
-  }
+  if (same_thread) rvl_runtime_set_hook(rt);
   if (rt->loop_open) rvl_loop_wake(&rt->loop);
 }

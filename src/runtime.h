@@ -13,6 +13,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -58,7 +59,7 @@ typedef struct rvl_frame {
 typedef struct rvl_runtime {
   lua_State *L;                      /* the main thread */
   rvl_loop loop;
-  bool loop_open;
+  atomic_bool loop_open;             /* other threads look before they wake the loop */
   rvl_curl_api curl;
   rvl_context script;                /* task 0 */
   rvl_context *current;
@@ -66,11 +67,13 @@ typedef struct rvl_runtime {
   rvl_context *ready_first, *ready_last;
   uint64_t turn;
   size_t live_tasks;                 /* spawned and not ended */
-  rvl_signal all_done;               /* fires when there are none */
+  rvl_signal all_done;               /* fires when there are none, or one */
   lua_Integer spawned;
   size_t pending;                    /* transfers under way: something will wake the loop */
   int pump_depth;
   atomic_bool interrupted;
+  atomic_bool stopping;              /* the script has been told; the call into the runtime has not returned */
+  volatile sig_atomic_t hooked;      /* a hook is set that will tell it */
 } rvl_runtime;
 
 /* The runtime of a state: created on first use. */
@@ -110,10 +113,12 @@ void rvl_signal_detach(rvl_signal *signal);
 
 /* Asks the running code to stop; `same_thread`: called by a signal handler on the runtime's thread. */
 void rvl_runtime_interrupt(rvl_runtime *rt, bool same_thread);
+/* Makes the coroutine that runs now look for an interrupt. */
+void rvl_runtime_set_hook(rvl_runtime *rt);
 /* Whether an interrupt is to be raised in the current context. */
 bool rvl_runtime_take_interrupt(rvl_runtime *rt);
 
-/* coroutine.resume with the blocked calls of tasks passing through: see lua_coroutine.c */
+/* For coroutine.resume with the blocked calls of tasks passing through: see lua_standard.c */
 /* Resumes `co`, keeping the chain of running coroutines. */
 int rvl_resume(rvl_runtime *rt, lua_State *co, lua_State *from, int nargs, int *nresults);
 /* Whether `co`, having yielded, waits in rvl_wait; takes the mark off its stack. */
@@ -121,13 +126,19 @@ bool rvl_is_blocked(lua_State *co, const rvl_runtime *rt, int nresults);
 /* Goes on in `k` when the current context has been woken; on behalf of a coroutine inside it. */
 int rvl_wait_on(lua_State *L, rvl_runtime *rt, lua_KContext ctx, lua_KFunction k);
 
+/* Cancels the tasks that are left and waits for their ends; a lua_CFunction. */
+int rvl_end_tasks(lua_State *L);
+
+/* (main function, arguments) → exit code: runs the command line; see lua_command.c */
+int rvl_command_run(lua_State *L);
+
 /* Openers of the modules riverlua.core.*, and the searcher that finds them and the embedded Lua files. */
 int rvl_open_task(lua_State *L);
 int rvl_open_transfer(lua_State *L);
 int rvl_open_json(lua_State *L);
 int rvl_open_terminal(lua_State *L);
 int rvl_open_runtime(lua_State *L);
-void rvl_open_coroutine(lua_State *L);
+void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 
 #endif

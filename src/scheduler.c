@@ -87,6 +87,7 @@ int rvl_resume(rvl_runtime *rt, lua_State *co, lua_State *from, int nargs, int *
   rt->frame = &frame;
   int status = lua_resume(co, from, nargs, nresults);
   rt->frame = frame.previous;
+  if (rt->hooked) rvl_runtime_set_hook(rt);   /* the coroutine may have ended before its hook was called */
   return status;
 }
 
@@ -127,6 +128,8 @@ static void pump(lua_State *L, rvl_runtime *rt, rvl_context *c) {
     if (idle && !can_be_woken(rt)) rvl_context_wake(c, RVL_WOKEN_STUCK);
     else rvl_loop_step(&rt->loop, idle);
   }
+  /* what woke the script may itself have been stopped by the interrupt */
+  if (c == &rt->script && atomic_load(&rt->interrupted)) c->woken = RVL_WOKEN_CANCEL;
   rt->pump_depth--;
   c->pumping = false;
 }

@@ -1,4 +1,4 @@
-#include "transfer.h"
+#include "net.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -11,78 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAX_HEAD (256u * 1024u)
-#define MAX_POOLED 64
-#define MAX_URLS 16
 #define MAX_IDLE_CONNECTIONS 256L
-
-/* A socket that libuv watches for libcurl. */
-typedef struct watch {
-  uv_poll_t poll;
-  rvl_net *net;
-  curl_socket_t fd;
-  int events;      /* what libuv watches for; 0: stopped */
-  bool wanted;     /* libcurl waits for it; otherwise it belongs to an idle connection */
-  bool owned;      /* opened by on_open, so on_close will tell when it goes */
-} watch;
-
-/*
-** A transfer whose owner gave up while its name was being resolved. Removing it would wait for the resolver,
-** so it stays until the resolver answers; its socket is then refused.
-*/
-typedef struct parked {
-  struct parked *next;
-  CURL *easy;
-} parked;
-
-/* A parsed URL: a client asks for the same few addresses again and again. */
-typedef struct rvl_parsed_url {
-  CURLU *handle;
-  char *text;
-  unsigned users;           /* transfers under way */
-} rvl_parsed_url;
-
-struct rvl_net {
-  rvl_loop *loop;
-  const rvl_curl_api *curl;
-  rvl_profile profile;
-  CURLM *multi;
-  rvl_timer timer;          /* libcurl's own */
-  watch **watches;          /* by file descriptor */
-  size_t watch_room;
-  CURL *pool[MAX_POOLED];   /* handles that are set up and wait for their next transfer */
-  size_t pool_count;
-  rvl_parsed_url urls[MAX_URLS];
-  unsigned url_hand;        /* where the search for a place starts */
-  rvl_transfer *transfers;
-  parked *parked;
-  rvl_net_stats stats;
-  bool tls;
-};
+/* Older ones fail when they reuse a connection that was opened with prior knowledge of HTTP/2. */
+#define FIRST_SOUND_HTTP2 0x080000u
 
 static void collect(rvl_net *net);
-
-/* ---- buffers ---------------------------------------------------------------------------------- */
-
-static bool bytes_append(rvl_bytes *b, const char *data, size_t length) {
-  if (length > b->room - b->length) {
-    if (length > SIZE_MAX / 2 - b->length) return false;
-    size_t room = b->room < 512 ? 512 : b->room;
-    while (room < b->length + length) room *= 2;
-    char *grown = realloc(b->data, room);
-    if (grown == NULL) return false;
-    b->data = grown;
-    b->room = room;
-  }
-  if (length > 0) memcpy(b->data + b->length, data, length);
-  b->length += length;
-  return true;
-}
-
-static void bytes_free(rvl_bytes *b) {
-  free(b->data);
-  *b = (rvl_bytes){0};
-}
 
 /* ---- SIGPIPE: some TLS libraries write without MSG_NOSIGNAL; a host must survive that ---------- */
 
@@ -126,11 +59,11 @@ static void socket_action(rvl_net *net, curl_socket_t fd, int events) {
 
 static void free_watch(uv_handle_t *handle) { free(handle->data); }
 
-static watch *find_watch(const rvl_net *net, curl_socket_t fd) {
+rvl_watch *rvl_net_find_watch(const rvl_net *net, curl_socket_t fd) {
   return fd >= 0 && (size_t)fd < net->watch_room ? net->watches[fd] : NULL;
 }
 
-static void drop_watch(rvl_net *net, watch *w) {
+static void drop_watch(rvl_net *net, rvl_watch *w) {
   net->watches[w->fd] = NULL;
   uv_close((uv_handle_t *)&w->poll, free_watch);
 }
@@ -139,7 +72,7 @@ static void drop_watch(rvl_net *net, watch *w) {
 ** Python's own servers send an answer in several small segments with Nagle's algorithm on; each then waits for
 ** our delayed acknowledgement (40 ms). Acknowledge at once while more is to come: the option is not sticky.
 */
-static void acknowledge_quickly(curl_socket_t fd) {
+void rvl_net_acknowledge(curl_socket_t fd) {
 #ifdef TCP_QUICKACK
   int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
@@ -149,9 +82,13 @@ static void acknowledge_quickly(curl_socket_t fd) {
 }
 
 static void on_socket(uv_poll_t *poll, int status, int events) {
-  watch *w = poll->data;
+  rvl_watch *w = poll->data;
   rvl_net *net = w->net;
   curl_socket_t fd = w->fd;
+  if (w->http1 != NULL) {
+    rvl_http1_event(w->http1, status, events);
+    return;
+  }
   if (!w->wanted) {   /* the server closed an idle connection, or spoke unasked: libcurl finds out on reuse */
     uv_poll_stop(poll);
     w->events = 0;
@@ -165,22 +102,22 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
     if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
   }
   socket_action(net, fd, what);
-  w = find_watch(net, fd);
-  if (w != NULL && w->wanted && (what & CURL_CSELECT_IN)) acknowledge_quickly(fd);
+  w = rvl_net_find_watch(net, fd);
+  if (w != NULL && w->wanted && (what & CURL_CSELECT_IN)) rvl_net_acknowledge(fd);
   collect(net);
 }
 
-static watch *add_watch(rvl_net *net, curl_socket_t fd) {
+static rvl_watch *add_watch(rvl_net *net, curl_socket_t fd) {
   if ((size_t)fd >= net->watch_room) {
     size_t room = net->watch_room == 0 ? 64 : net->watch_room;
     while (room <= (size_t)fd) room *= 2;
-    watch **grown = realloc(net->watches, room * sizeof *grown);
+    rvl_watch **grown = realloc(net->watches, room * sizeof *grown);
     if (grown == NULL) return NULL;
     memset(grown + net->watch_room, 0, (room - net->watch_room) * sizeof *grown);
     net->watches = grown;
     net->watch_room = room;
   }
-  watch *w = calloc(1, sizeof *w);
+  rvl_watch *w = calloc(1, sizeof *w);
   if (w == NULL) return NULL;
   w->net = net;
   w->fd = fd;
@@ -193,24 +130,27 @@ static watch *add_watch(rvl_net *net, curl_socket_t fd) {
   return w;
 }
 
+bool rvl_net_watch_for(rvl_watch *w, int uv_events) {
+  if (w->events == uv_events) return true;
+  if (uv_poll_start(&w->poll, uv_events, on_socket) != 0) return false;
+  w->events = uv_events;
+  return true;
+}
+
 /* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
   (void)easy, (void)socket_data;
   rvl_net *net = user;
-  watch *w = find_watch(net, fd);
+  rvl_watch *w = rvl_net_find_watch(net, fd);
   if (what == CURL_POLL_REMOVE) {
-    if (w != NULL && w->owned) w->wanted = false;
-    else if (w != NULL) drop_watch(net, w);   /* libcurl's own (a resolver's pipe): closed without telling */
+    if (w != NULL && w->connected) w->wanted = false;
+    else if (w != NULL) drop_watch(net, w);
     return 0;
   }
   if (w == NULL && (w = add_watch(net, fd)) == NULL) return -1;
   w->wanted = true;
   int events = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
-  if (w->events != events) {
-    if (uv_poll_start(&w->poll, events, on_socket) != 0) return -1;
-    w->events = events;
-  }
-  return 0;
+  return rvl_net_watch_for(w, events) ? 0 : -1;
 }
 
 static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_sockaddr *address) {
@@ -221,19 +161,21 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
   t->opened = true;
   curl_socket_t fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
   if (fd < 0) return CURL_SOCKET_BAD;
-  watch *w = add_watch(net, fd);
+  rvl_watch *w = rvl_net_find_watch(net, fd);
+  if (w != NULL) drop_watch(net, w);   /* of a socket that has been closed without a word */
+  w = add_watch(net, fd);
   if (w == NULL) {
     close(fd);
     return CURL_SOCKET_BAD;
   }
-  w->owned = true;
+  w->opener = t;
   net->stats.connections++;
   return fd;
 }
 
 static int on_close(void *user, curl_socket_t fd) {
   rvl_net *net = user;
-  watch *w = find_watch(net, fd);
+  rvl_watch *w = rvl_net_find_watch(net, fd);
   if (w != NULL) drop_watch(net, w);
   return close(fd);
 }
@@ -261,7 +203,7 @@ static void release_url(rvl_transfer *t) {
   t->url = NULL;
 }
 
-static void unlink_transfer(rvl_transfer *t) {
+void rvl_net_unlink(rvl_transfer *t) {
   rvl_net *net = t->net;
   release_url(t);
   if (t->previous != NULL) t->previous->next = t->next;
@@ -271,16 +213,23 @@ static void unlink_transfer(rvl_transfer *t) {
   net->stats.in_flight--;
 }
 
-/* A handle that streamed a body is not kept: libcurl does not forget an upload when told to POST. */
-static void give_back(rvl_net *net, CURL *easy, bool streamed) {
-  if (net->pool_count < MAX_POOLED && !streamed) net->pool[net->pool_count++] = easy;
+/* A handle that only connected or streamed a body is not kept: libcurl does not forget that when told to POST. */
+static void give_back(rvl_net *net, CURL *easy, bool special) {
+  if (net->pool_count < RVL_MAX_POOLED && !special) net->pool[net->pool_count++] = easy;
   else net->curl->easy_cleanup(easy);
 }
 
-static void fail(rvl_transfer *t, rvl_failure failure, const char *message) {
+void rvl_net_fail(rvl_transfer *t, rvl_failure failure, const char *message) {
   if (t->failure != RVL_NO_FAILURE) return;
   t->failure = failure;
   if (message != NULL) snprintf(t->message, sizeof t->message, "%s", message);
+}
+
+/* libcurl closes a socket whose connection did not come about without a word to anybody. */
+static void drop_attempts(rvl_transfer *t) {
+  rvl_net *net = t->net;
+  for (size_t i = 0; t->opened && i < net->watch_room; i++)
+    if (net->watches[i] != NULL && net->watches[i]->opener == t) drop_watch(net, net->watches[i]);
 }
 
 /* Takes the transfer out of libcurl's hands. */
@@ -289,27 +238,30 @@ static void detach(rvl_transfer *t) {
   CURL *easy = t->easy;
   t->easy = NULL;
   rvl_timer_stop(net->loop, &t->timer);
-  unlink_transfer(t);
+  rvl_net_unlink(t);
   pipe_guard g = guard_enter(net);
   net->curl->multi_remove_handle(net->multi, easy);
   guard_leave(&g);
-  give_back(net, easy, t->request.stream_body);
+  drop_attempts(t);
+  give_back(net, easy, t->plain || t->request.stream_body);
 }
 
-static void finish(rvl_transfer *t) {
+void rvl_net_finish(rvl_transfer *t) {
   t->ended = rvl_now();
   t->phase = RVL_DONE;
   t->notify(t);
 }
 
-static rvl_failure classify(CURLcode code) {
+static rvl_failure classify(CURLcode code, const rvl_transfer *t) {
   switch (code) {
     case CURLE_OK: return RVL_NO_FAILURE;
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY: return RVL_FAIL_DNS;
     case CURLE_COULDNT_CONNECT:
+      return RVL_FAIL_CONNECT;
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
+      return t->receiving ? RVL_FAIL_PROTOCOL : RVL_FAIL_CONNECT;
     case CURLE_GOT_NOTHING:
     case CURLE_PROXY:
     case CURLE_INTERFACE_FAILED: return RVL_FAIL_CONNECT;
@@ -320,35 +272,73 @@ static rvl_failure classify(CURLcode code) {
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_ISSUER_ERROR: return RVL_FAIL_TLS;
     case CURLE_OPERATION_TIMEDOUT: return RVL_FAIL_TIMEOUT;
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL: return RVL_FAIL_ARGUMENT;
+    case CURLE_URL_MALFORMAT: return RVL_FAIL_ARGUMENT;
+    case CURLE_UNSUPPORTED_PROTOCOL: 
+      return t->connected != 0 ? RVL_FAIL_PROTOCOL : RVL_FAIL_ARGUMENT;   /* an answer in HTTP/0.9; or the URL */
     case CURLE_OUT_OF_MEMORY: return RVL_FAIL_MEMORY;
     default: return RVL_FAIL_PROTOCOL;
   }
 }
 
+/* Makes libcurl forget who a handle works for. */
+static void disown(rvl_net *net, CURL *easy) {
+  const rvl_curl_api *curl = net->curl;
+  curl->easy_setopt(easy, CURLOPT_PRIVATE, NULL);
+  curl->easy_setopt(easy, CURLOPT_HEADERDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_WRITEDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_READDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_PREREQDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_OPENSOCKETDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
+  curl->easy_setopt(easy, CURLOPT_CURLU, NULL);
+}
+
+/* The connection that the transfer opened stays for others: its socket need not be watched anew each time. */
+static void keep_watch(rvl_transfer *t) {
+  curl_socket_t fd = CURL_SOCKET_BAD;
+  t->net->curl->easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &fd);
+  rvl_watch *w = rvl_net_find_watch(t->net, fd);
+  if (w == NULL || w->opener != t) return;
+  w->connected = true;
+  w->opener = NULL;
+}
+
 static void complete(rvl_transfer *t, CURLcode code) {
   const rvl_curl_api *curl = t->net->curl;
+  if (t->opened) keep_watch(t);
+  if (t->plain && code == CURLE_OK && t->failure == RVL_NO_FAILURE) {
+    CURL *easy = t->easy;
+    t->easy = NULL;
+    release_url(t);
+    disown(t->net, easy);
+    rvl_http1_adopt(t, easy);
+    return;
+  }
   long reconnects = 0;
   curl->easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &reconnects);
   t->reused = reconnects == 0 && t->connected != 0;
   if (t->reused) t->net->stats.reused++;
   detach(t);
+  if (code == CURLE_OK && t->status < 200) rvl_net_fail(t, RVL_FAIL_PROTOCOL, "the answer was cut off in its headers");
+  if (code == CURLE_OUT_OF_MEMORY && t->receiving && !t->complete_head) {   /* libcurl's own bound */
+    t->limit = CURL_MAX_HTTP_HEADER;
+    rvl_net_fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
+  }
   if (code != CURLE_OK && t->failure == RVL_NO_FAILURE) {
-    t->failure = classify(code);
+    t->failure = classify(code, t);
     if (t->message[0] == '\0') snprintf(t->message, sizeof t->message, "%s", curl->easy_strerror(code));
     if (t->failure == RVL_FAIL_TIMEOUT) {
       t->timed_out = "connect";
       t->limit = t->request.connect;
     }
   }
-  finish(t);
+  rvl_net_finish(t);
 }
 
 static void release_parked(rvl_net *net, CURL *easy) {
-  for (parked **p = &net->parked; *p != NULL; p = &(*p)->next) {
+  for (rvl_parked **p = &net->parked; *p != NULL; p = &(*p)->next) {
     if ((*p)->easy != easy) continue;
-    parked *gone = *p;
+    rvl_parked *gone = *p;
     *p = gone->next;
     net->curl->multi_remove_handle(net->multi, easy);
     net->curl->easy_cleanup(easy);
@@ -392,34 +382,46 @@ static deadline next_deadline(const rvl_transfer *t) {
     nearer(&d, "connect", t->started, r->connect);
   } else if (!t->receiving) {
     uint64_t from = t->heard > t->connected ? t->heard : t->connected;
-    bool sending = r->stream_body && !t->upload_ended;
-    nearer(&d, sending ? "idle" : "first_byte", from, sending ? r->idle : r->first_byte);
+    nearer(&d, t->sending ? "idle" : "first_byte", from, t->sending ? r->idle : r->first_byte);
   } else if (!t->receive_paused) {
     nearer(&d, "idle", t->heard, r->idle);
   }
   return d;
 }
 
+/* How far libcurl is with a body that it has in one piece. */
+static void look_at_upload(rvl_transfer *t) {
+  if (t->easy == NULL || !t->sending || t->request.stream_body) return;
+  curl_off_t sent = 0;
+  t->net->curl->easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
+  if ((size_t)sent > t->upload_sent) {
+    t->upload_sent = (size_t)sent;
+    t->heard = rvl_now();
+  }
+  t->sending = t->upload_sent < t->request.body_length;
+}
+
 static void on_deadline(rvl_timer *timer) {
   rvl_transfer *t = (rvl_transfer *)(void *)((char *)timer - offsetof(rvl_transfer, timer));
+  look_at_upload(t);
   deadline d = next_deadline(t);
   if (d.due == 0) return;
   if (d.due > rvl_now()) {
-    if (!rvl_timer_start(t->net->loop, timer, d.due)) fail(t, RVL_FAIL_MEMORY, "out of memory");
+    if (!rvl_timer_start(t->net->loop, timer, d.due)) rvl_net_fail(t, RVL_FAIL_MEMORY, "out of memory");
     return;
   }
   t->timed_out = d.name;
   t->limit = d.limit;
-  fail(t, RVL_FAIL_TIMEOUT, NULL);
+  rvl_net_fail(t, RVL_FAIL_TIMEOUT, NULL);
   rvl_transfer_cancel(t);
 }
 
 /* Only a deadline that may be nearer than the one set needs a change: later ones are found when it fires. */
-static void refresh_deadline(rvl_transfer *t) {
+void rvl_net_refresh_deadline(rvl_transfer *t) {
   deadline d = next_deadline(t);
   if (d.due == 0) return;
   if (t->timer.slot == 0 || d.due < t->timer.due) {
-    if (!rvl_timer_start(t->net->loop, &t->timer, d.due)) fail(t, RVL_FAIL_MEMORY, "out of memory");
+    if (!rvl_timer_start(t->net->loop, &t->timer, d.due)) rvl_net_fail(t, RVL_FAIL_MEMORY, "out of memory");
   }
 }
 
@@ -429,9 +431,11 @@ static int on_connected(void *user, char *a, char *b, int c, int d) {
   (void)a, (void)b, (void)c, (void)d;
   rvl_transfer *t = user;
   if (t == NULL) return CURL_PREREQFUNC_ABORT;
+  if (t->opened && t->connected == 0) t->net->stats.connections++;
   t->connected = rvl_now();
   t->phase = RVL_SENT;
-  refresh_deadline(t);
+  t->sending = t->request.stream_body || t->request.body_length > 0;
+  rvl_net_refresh_deadline(t);
   return CURL_PREREQFUNC_OK;
 }
 
@@ -442,7 +446,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *user) {
   t->heard = rvl_now();
   if (!t->receiving) {
     t->receiving = true;
-    refresh_deadline(t);
+    rvl_net_refresh_deadline(t);
   }
   bool starts_answer = length >= 5 && memcmp(data, "HTTP/", 5) == 0;
   if (t->complete_head) {
@@ -453,13 +457,13 @@ static size_t on_header(char *data, size_t size, size_t count, void *user) {
       t->trailers = t->head.length;
     }
   }
-  if (t->head.length + length > MAX_HEAD) {
-    t->limit = MAX_HEAD;
-    fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
+  if (t->head.length + length > RVL_MAX_HEAD) {
+    t->limit = RVL_MAX_HEAD;
+    rvl_net_fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
     return 0;
   }
-  if (!bytes_append(&t->head, data, length)) {
-    fail(t, RVL_FAIL_MEMORY, "out of memory");
+  if (!rvl_bytes_append(&t->head, data, length)) {
+    rvl_net_fail(t, RVL_FAIL_MEMORY, "out of memory");
     return 0;
   }
   if (!t->complete_head && length <= 2 && (data[0] == '\r' || data[0] == '\n')) {
@@ -487,15 +491,15 @@ static size_t on_body(char *data, size_t size, size_t count, void *user) {
   t->heard = rvl_now();
   if (length > t->request.max_body - t->body_total) {
     t->limit = t->request.max_body;
-    fail(t, RVL_FAIL_LIMIT, "the answer is too large");
+    rvl_net_fail(t, RVL_FAIL_LIMIT, "the answer is too large");
     return 0;
   }
   if (t->request.stream && t->body.length - t->body_read >= t->request.high_water) {
     t->receive_paused = true;
     return CURL_WRITEFUNC_PAUSE;
   }
-  if (!bytes_append(&t->body, data, length)) {
-    fail(t, RVL_FAIL_MEMORY, "out of memory");
+  if (!rvl_bytes_append(&t->body, data, length)) {
+    rvl_net_fail(t, RVL_FAIL_MEMORY, "out of memory");
     return 0;
   }
   t->body_total += length;
@@ -532,10 +536,10 @@ static void free_url(const rvl_net *net, rvl_parsed_url *u) {
 /* The parsed form of a URL, or NULL: libcurl shall then take the text and say what is wrong with it. */
 static rvl_parsed_url *take_url(rvl_net *net, const char *text) {
   rvl_parsed_url *free_place = NULL;
-  for (unsigned i = 0; i < MAX_URLS; i++) {
-    rvl_parsed_url *u = &net->urls[(net->url_hand + i) % MAX_URLS];
+  for (unsigned i = 0; i < RVL_MAX_URLS; i++) {
+    rvl_parsed_url *u = &net->urls[(net->url_hand + i) % RVL_MAX_URLS];
     if (u->text != NULL && strcmp(u->text, text) == 0) {
-      net->url_hand = (net->url_hand + i) % MAX_URLS;
+      net->url_hand = (net->url_hand + i) % RVL_MAX_URLS;
       u->users++;
       return u;
     }
@@ -577,6 +581,14 @@ static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
   SET(CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
   SET(CURLOPT_HTTP_VERSION, profile->http_version);
+  if (profile->http_version == CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE) {
+    if (curl->version_info(CURLVERSION_NOW)->version_num >= FIRST_SOUND_HTTP2) {
+      SET(CURLOPT_PIPEWAIT, 1L);
+    } else {
+      SET(CURLOPT_FRESH_CONNECT, 1L);
+      SET(CURLOPT_FORBID_REUSE, 1L);
+    }
+  }
   SET(CURLOPT_CONNECTTIMEOUT_MS, 86400000L);   /* our own deadline ends it; libcurl's default is 300 s */
   SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   if (profile->proxy != NULL) SET(CURLOPT_PROXY, profile->proxy);
@@ -606,19 +618,21 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   SET(CURLOPT_CURLU, t->url != NULL ? t->url->handle : NULL);
   if (t->url == NULL) SET(CURLOPT_URL, r->url);
   SET(CURLOPT_HTTPHEADER, r->headers);
-  if (r->stream_body) {
+  if (t->plain) {
+    SET(CURLOPT_CONNECT_ONLY, 1L);
+  } else if (r->stream_body) {
     SET(CURLOPT_UPLOAD, 1L);
     SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->stream_length);
-  } else if (r->body != NULL) {
+  } else if (r->body != NULL || rvl_http1_expects_body(r->method)) {
     SET(CURLOPT_POST, 1L);
     SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->body_length);
-    SET(CURLOPT_POSTFIELDS, r->body);
+    SET(CURLOPT_POSTFIELDS, r->body != NULL ? r->body : "");
   } else if (strcmp(r->method, "HEAD") == 0) {
     SET(CURLOPT_NOBODY, 1L);
   } else {
     SET(CURLOPT_HTTPGET, 1L);
   }
-  SET(CURLOPT_CUSTOMREQUEST, r->method);
+  if (!t->plain) SET(CURLOPT_CUSTOMREQUEST, r->method);
 #undef SET
   return err;
 }
@@ -626,10 +640,38 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
 /* ---- the interface ------------------------------------------------------------------------------- */
 
 static bool refuse(rvl_transfer *t, rvl_failure failure, const char *message) {
-  fail(t, failure, message);
+  rvl_net_fail(t, failure, message);
   t->phase = RVL_DONE;
   t->ended = rvl_now();
   return false;
+}
+
+/* Hands the transfer to libcurl; false: it would not have it, see failure. */
+static bool begin(rvl_transfer *t) {
+  rvl_net *net = t->net;
+  bool ready = net->pool_count > 0;
+  t->easy = ready ? net->pool[--net->pool_count] : net->curl->easy_init();
+  CURLcode err = t->easy == NULL ? CURLE_OUT_OF_MEMORY : ready ? CURLE_OK : set_up_handle(net, t->easy);
+  if (err == CURLE_OK) err = set_up_request(net, t);
+  if (strncmp(t->request.url, "https:", 6) == 0) net->tls = true;
+  if (err == CURLE_OK && net->curl->multi_add_handle(net->multi, t->easy) != CURLM_OK) err = CURLE_OUT_OF_MEMORY;
+  if (err == CURLE_OK) {
+    /* sends at once when a connection is open */
+    socket_action(net, CURL_SOCKET_TIMEOUT, 0);
+    collect(net);
+    return true;
+  }
+  net->curl->easy_cleanup(t->easy);
+  t->easy = NULL;
+  rvl_net_fail(t, classify(err, t), t->message[0] == '\0' ? net->curl->easy_strerror(err) : NULL);
+  return false;
+}
+
+bool rvl_net_connect(rvl_transfer *t) { return begin(t); }
+
+void rvl_net_disconnect(rvl_net *net, CURL *easy) {
+  net->curl->multi_remove_handle(net->multi, easy);
+  net->curl->easy_cleanup(easy);
 }
 
 bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *request,
@@ -643,29 +685,17 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
   if (rvl_loop_is_forked(net->loop))
     return refuse(t, RVL_FAIL_ARGUMENT,
                   "this process was forked from the one that opened the connections; make a new runtime in it");
-  bool ready = net->pool_count > 0;
-  t->easy = ready ? net->pool[--net->pool_count] : net->curl->easy_init();
-  if (t->easy == NULL) return refuse(t, RVL_FAIL_MEMORY, "out of memory");
-  CURLcode err = ready ? CURLE_OK : set_up_handle(net, t->easy);
-  if (err == CURLE_OK) err = set_up_request(net, t);
-  if (strncmp(request->url, "https:", 6) == 0) net->tls = true;
-  if (err == CURLE_OK && net->curl->multi_add_handle(net->multi, t->easy) != CURLM_OK) err = CURLE_OUT_OF_MEMORY;
-  if (err != CURLE_OK) {
-    net->curl->easy_cleanup(t->easy);
-    t->easy = NULL;
-    release_url(t);
-    return refuse(t, classify(err), t->message[0] == '\0' ? net->curl->easy_strerror(err) : NULL);
-  }
   t->next = net->transfers;
   if (t->next != NULL) t->next->previous = t;
   net->transfers = t;
   net->stats.requests++;
   net->stats.in_flight++;
-  refresh_deadline(t);
-  /* sends at once when a connection is open */
-  socket_action(net, CURL_SOCKET_TIMEOUT, 0);
-  collect(net);
-  return true;
+  rvl_net_refresh_deadline(t);
+  t->plain = rvl_http1_suits(t);
+  if (t->plain ? rvl_http1_start(t) : begin(t)) return true;
+  rvl_timer_stop(net->loop, &t->timer);
+  rvl_net_unlink(t);
+  return refuse(t, RVL_FAIL_MEMORY, "out of memory");
 }
 
 static void resume(rvl_transfer *t) {
@@ -676,7 +706,7 @@ static void resume(rvl_transfer *t) {
 }
 
 bool rvl_transfer_write(rvl_transfer *t, const char *data, size_t length) {
-  if (!bytes_append(&t->upload, data, length)) return false;
+  if (!rvl_bytes_append(&t->upload, data, length)) return false;
   if (t->send_paused && t->easy != NULL) {
     t->send_paused = false;
     t->heard = rvl_now();
@@ -687,9 +717,10 @@ bool rvl_transfer_write(rvl_transfer *t, const char *data, size_t length) {
 
 void rvl_transfer_end_body(rvl_transfer *t) {
   t->upload_ended = true;
+  t->sending = false;
   t->heard = rvl_now();
   if (t->easy == NULL) return;
-  refresh_deadline(t);
+  rvl_net_refresh_deadline(t);
   if (t->send_paused) {
     t->send_paused = false;
     resume(t);
@@ -710,7 +741,7 @@ void rvl_transfer_consume(rvl_transfer *t, size_t length) {
   if (t->receive_paused && t->easy != NULL && t->body.length - t->body_read < t->request.high_water) {
     t->receive_paused = false;
     t->heard = rvl_now();
-    refresh_deadline(t);
+    rvl_net_refresh_deadline(t);
     resume(t);
   }
 }
@@ -721,39 +752,34 @@ static bool is_resolving(const rvl_transfer *t) {
 }
 
 void rvl_transfer_cancel(rvl_transfer *t) {
-  if (t->phase == RVL_DONE || t->easy == NULL) return;
+  if (t->phase == RVL_DONE) return;
   rvl_net *net = t->net;
-  fail(t, RVL_FAIL_CANCELLED, "cancelled");
-  parked *p = is_resolving(t) ? malloc(sizeof *p) : NULL;
+  rvl_net_fail(t, RVL_FAIL_CANCELLED, "cancelled");
+  rvl_parked *p = t->easy != NULL && is_resolving(t) ? malloc(sizeof *p) : NULL;
   if (p != NULL) {
-    *p = (parked){net->parked, t->easy};
+    *p = (rvl_parked){net->parked, t->easy};
     net->parked = p;
-    /* nothing of the owner's may be touched from now on */
-    const rvl_curl_api *curl = net->curl;
-    curl->easy_setopt(t->easy, CURLOPT_PRIVATE, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_HEADERDATA, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_WRITEDATA, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_READDATA, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_PREREQDATA, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_OPENSOCKETDATA, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_ERRORBUFFER, NULL);
-    curl->easy_setopt(t->easy, CURLOPT_CURLU, NULL);
+    disown(net, t->easy);
     t->easy = NULL;
     rvl_timer_stop(net->loop, &t->timer);
-    unlink_transfer(t);
-  } else {
+    rvl_net_unlink(t);
+  } else if (t->easy != NULL) {
     detach(t);
+  } else {
+    if (t->http1 != NULL) rvl_http1_abandon(t);
+    rvl_timer_stop(net->loop, &t->timer);
+    rvl_net_unlink(t);
   }
-  finish(t);
+  rvl_net_finish(t);
 }
 
-void rvl_transfer_drop_body(rvl_transfer *t) { bytes_free(&t->body); }
+void rvl_transfer_drop_body(rvl_transfer *t) { rvl_bytes_free(&t->body); }
 
 void rvl_transfer_free(rvl_transfer *t) {
   if (t->net != NULL) rvl_transfer_cancel(t);
-  bytes_free(&t->head);
-  bytes_free(&t->body);
-  bytes_free(&t->upload);
+  rvl_bytes_free(&t->head);
+  rvl_bytes_free(&t->body);
+  rvl_bytes_free(&t->upload);
 }
 
 rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile *profile) {
@@ -778,9 +804,10 @@ rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile
 
 void rvl_net_free(rvl_net *net) {
   while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
+  rvl_http1_close_all(net);
   rvl_timer_stop(net->loop, &net->timer);
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
-  for (size_t i = 0; i < MAX_URLS; i++) free_url(net, &net->urls[i]);
+  for (size_t i = 0; i < RVL_MAX_URLS; i++) free_url(net, &net->urls[i]);
   if (net->parked == NULL && !rvl_loop_is_forked(net->loop)) {
     pipe_guard g = guard_enter(net);
     net->curl->multi_cleanup(net->multi);

@@ -5,6 +5,7 @@
 #ifndef RVL_TRANSFER_H
 #define RVL_TRANSFER_H
 
+#include "bytes.h"
 #include "curl_api.h"
 #include "loop.h"
 
@@ -24,12 +25,6 @@ typedef enum rvl_failure {
   RVL_FAIL_CANCELLED
 } rvl_failure;
 
-/* A growing byte buffer. */
-typedef struct rvl_bytes {
-  char *data;
-  size_t length, room;
-} rvl_bytes;
-
 /* How all transfers of a client are made. */
 typedef struct rvl_profile {
   const char *proxy;       /* NULL: from the environment; "": none */
@@ -38,6 +33,7 @@ typedef struct rvl_profile {
   long http_version;       /* CURL_HTTP_VERSION_* */
   bool verify;
   bool decompress;
+  bool plain_http1;        /* short requests to http: addresses go over HTTP/1.1 connections of our own */
 } rvl_profile;
 
 /* One request. Everything pointed to must live until the transfer is freed. Times in ns; 0: no limit. */
@@ -45,6 +41,8 @@ typedef struct rvl_request {
   const char *url;
   const char *method;
   struct curl_slist *headers;
+  const char *header_text; /* the same, as it goes over the wire: "Name: value\r\n"… */
+  size_t header_text_length;
   const char *body;        /* NULL: none, unless stream_body */
   size_t body_length;
   bool stream_body;        /* the body comes through rvl_transfer_write */
@@ -56,6 +54,12 @@ typedef struct rvl_request {
 } rvl_request;
 
 typedef enum rvl_phase { RVL_CONNECTING, RVL_SENT, RVL_HEADERS, RVL_DONE } rvl_phase;
+
+/* Parts of an http: URL that needs no cleaning up; the target may be empty or begin with '?'. */
+typedef struct rvl_plain_address {
+  const char *origin, *target;
+  size_t origin_length;
+} rvl_plain_address;
 
 typedef struct rvl_net rvl_net;
 
@@ -84,10 +88,13 @@ typedef struct rvl_transfer {
   CURL *easy;
   rvl_request request;
   struct rvl_parsed_url *url;
+  struct rvl_http1_connection *http1;
+  rvl_plain_address address;   /* when plain */
   rvl_timer timer;
   uint64_t heard;
   size_t upload_sent, body_total;
-  bool opened, receiving, send_paused, receive_paused;
+  bool plain;              /* over http1_connection.c */
+  bool opened, sending, receiving, send_paused, receive_paused;
   struct rvl_transfer *previous, *next;
 } rvl_transfer;
 

@@ -126,7 +126,9 @@ static int route(client *c, const char *method, const char *path, size_t length,
                          "\"answers without thinking\",\"documentationUrl\":\"\",\"storage\":\"none\","
                          "\"river_version\":\"0.26.1\",\"version\":\"0.0.21\"}");
     }
-    if (is(path, length, "/models/")) return answer_text(c, 200, "OK", "GET, HEAD, OPTIONS", "{\"models\":[\"bench\"]}");
+    if (is(path, length, "/models/")) {
+      return answer_text(c, 200, "OK", "GET, HEAD, OPTIONS", "{\"models\":[\"bench\"]}");
+    }
     if (is(path, length, "/metrics/")) {
       return answer_text(c, 200, "OK", "GET, HEAD, OPTIONS",
                          "{\"MAE\":2.9403,\"RMSE\":2.9404499961740553,\"SMAPE\":192.2322704206719}");

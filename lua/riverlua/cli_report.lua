@@ -161,12 +161,12 @@ local function report_failures(tasks)
 end
 
 --- Waits for the tasks that the script left running.
----@return boolean # false when one of them failed and nobody had looked
+---@return boolean # false when one of them failed and nobody had looked, or when they would wait for ever
 function report.finish_tasks()
   local tasks = loaded["riverlua.core.task"]
   local results = cli.call(tasks.drain)
   if not results[1] then report.failed(results[2]) end
-  return not report_failures(tasks)
+  return not report_failures(tasks) and results[1]
 end
 
 --- Says which tasks failed since the last time.

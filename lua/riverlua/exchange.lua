@@ -50,19 +50,23 @@ end
 
 local http_modes = {auto = "auto", prior = "prior", [false] = "1.1", [true] = "auto"}
 
+-- name → type; true: looked at where it is used
 local known_options = {
-  headers = true, timeout = true, retries = true, proxy = true, ca_file = true, redirects = true, max_body = true,
-  user_agent = true, http2 = true, decompress = true, verify = true, secret_headers = true, unix_socket = true,
+  headers = "table", timeout = true, retries = "integer", proxy = "string|boolean", ca_file = "string",
+  redirects = "integer", max_body = "integer", user_agent = "string", http2 = true, decompress = "boolean",
+  verify = "boolean", secret_headers = "table", unix_socket = "string",
 }
 
 --- Connections and defaults of one client; `options` are those of http.Client but for `base_url`.
 ---@param where string who asks, for messages
 function exchange.new(where, options)
   errors.check_options(where, options, known_options)
-  errors.expect(where, "retries", options.retries or 2, "integer")
-  errors.expect(where, "redirects", options.redirects or 5, "integer")
-  errors.expect(where, "max_body", options.max_body or 0, "integer")
-  errors.expect(where, "headers", options.headers or {}, "table")
+  for name, value in pairs(options) do
+    if known_options[name] ~= true then errors.expect(where, name, value, known_options[name]) end
+  end
+  if options.proxy == true then
+    errors.raise{kind = "argument", message = where .. ": 'proxy' must be a URL, or false for none"}
+  end
   local mode = "auto"
   if options.http2 ~= nil then mode = http_modes[options.http2] end
   if not mode then
@@ -87,8 +91,9 @@ function exchange.new(where, options)
     http = mode,
     verify = options.verify ~= false,
     decompress = options.decompress ~= false,
+    plain_http1 = options.http2 == nil or options.http2 == "auto" or options.http2 == false,
   }
-  self.header_sets = setmetatable({}, {__mode = "k"})
+  self.header_sets = {}   -- by content type and table
   self.retried = 0
   return self
 end
@@ -132,10 +137,15 @@ end
 
 --- Like header_set, for a table that is never changed afterwards: built once.
 function Exchange:constant_header_set(headers, content_type)
-  local set = self.header_sets[headers]
+  local sets = self.header_sets[content_type or ""]
+  if not sets then
+    sets = setmetatable({}, {__mode = "k"})
+    self.header_sets[content_type or ""] = sets
+  end
+  local set = sets[headers]
   if not set then
     set = build_header_set(self, headers, content_type)
-    self.header_sets[headers] = set
+    sets[headers] = set
   end
   return set
 end
@@ -244,6 +254,11 @@ local function perform_streamed_body(net, call, t, total, max_body)
 end
 
 local function attempt_once(self, call, t, total)
+  local first = call.first
+  if first then
+    call.first = nil
+    return table.unpack(first, 1, first.n)
+  end
   local max_body = call.max_body or self.max_body
   if call.stream and not call.max_body then max_body = -1 end
   if type(call.body) == "function" then
@@ -275,7 +290,9 @@ local function send_with_retries(self, call)
     local transfer, status, a, b, c, d, e = attempt_once(self, call, t, total)
     local wait
     if status then
-      local res = response.new(call, transfer, status, a, b, c, attempt)
+      local res = response.new(transfer, status, a, call.url, call.method)
+      if attempt > 1 then res.attempts = attempt end
+      if call.stream then res.streamed = true end
       if status < 400 or attempt > retries then return res end
       wait = wait_after_status(call, status, res, attempt)
       if not wait or not pause(self, wait, deadline) then return res end
@@ -316,6 +333,16 @@ local function redirect(self, call, res, location)
   end
   call.url = target
   call.headers = build_header_set(self, call.header_source, call.content_type, call.left_origin and self.secret or nil)
+end
+
+--- Sends a short request, as hot paths do: the answer when the first attempt brings one that needs nothing more.
+--- Otherwise nil and the outcome, with which `send` goes on (as `call.first`).
+function Exchange:try(method, address, headers, body)
+  local t = self.timeouts
+  local transfer, status, answer, b, c, d, e = self.net:perform(address, method, headers, body,
+    t.connect, t.first_byte, t.idle, t.total, self.max_body)
+  if status and status < 300 then return response.new(transfer, status, answer, address, method) end
+  return nil, table.pack(transfer, status, answer, b, c, d, e)
 end
 
 --- Sends a prepared call: {method, url, headers (a header set), header_source, content_type, body, …}.

@@ -27,7 +27,8 @@ local encode_json = json.encoder{sort = true}
 --- `{connect = 10, first_byte = 60, idle = 60, total = 300}` (false: none); `retries` = 2 (where a repeat is safe);
 --- `redirects` = 5 (0: handed to you); `max_body` = 256 MiB after decompression; `proxy`: URL, false: none, nil: from
 --- the environment (`http_proxy`, `https_proxy`, `no_proxy`); `ca_file`: PEM file (default: `RIVERLUA_CA`,
---- `SSL_CERT_FILE`, the system's); `verify` = true; `http2`: "auto" (with TLS), "prior" (without asking first), false;
+--- `SSL_CERT_FILE`, the system's); `verify` = true; `http2`: "auto" (with TLS), "prior" (without asking first; libcurl
+--- below 8 then needs a connection for each request), false;
 --- `decompress` = true; `secret_headers`: names of headers that are dropped, like Authorization, when a redirect leads
 --- to another host; `user_agent`; `unix_socket`: path.
 ---@param options table|nil
@@ -114,7 +115,7 @@ for _, method in ipairs{"get", "head", "post", "put", "patch", "delete"} do
   end
 end
 
---- Counts: `requests`, `connections` opened, `reused` connections, `in_flight`, `retries`.
+--- Counts: `requests`, `connections` opened, `reused` connections, `in_flight`, `retries`; and `libcurl`'s version.
 function Client:stats() return self.exchange:stats() end
 
 --- Closes the connections; what is under way ends with kind "closed".

@@ -15,6 +15,7 @@ local progress = {}
 local REDRAW = 0.1      -- seconds between two drawings on a terminal
 local STEPS = 10        -- plain lines for a whole
 local PATIENCE = 10     -- seconds after which a plain line comes anyway
+local SETTLED = 0.5     -- seconds before the rate means anything
 local EIGHTHS = {[0] = "", "▏", "▎", "▍", "▌", "▋", "▊", "▉"}
 local MIN_BAR, MAX_BAR = 5, 40
 
@@ -101,7 +102,7 @@ local function bar_line(bar, columns)
   local parts = {}
   if part then parts[#parts + 1] = ("%3d%%"):format(math.floor(part * 100)) end
   parts[#parts + 1] = show_count(bar)
-  local rate = elapsed > 0 and bar.done / elapsed or 0
+  local rate = elapsed >= SETTLED and bar.done / elapsed or 0
   if rate > 0 then
     parts[#parts + 1] = show_rate(rate)
     if bar.over then

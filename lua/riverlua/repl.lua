@@ -78,9 +78,9 @@ local function plain_reader(terminal, call)
   end
 end
 
--- A reader with editing, history and completion; nil when there is no terminal or no library for it.
+-- A reader with editing, history and completion; nil when there is no (capable) terminal or no library for it.
 local function editing_reader(terminal, session, with_history)
-  if not (terminal.isatty(0) and terminal.isatty(1)) then return nil end
+  if not (terminal.isatty(0) and terminal.isatty(1)) or (os.getenv("TERM") or "dumb") == "dumb" then return nil end
   -- libedit tells characters apart by the locale.
   if not (os.setlocale("", "ctype") or ""):lower():find("utf%-?8") then os.setlocale("C.UTF-8", "ctype") end
   local editor = terminal.editor()
@@ -167,12 +167,13 @@ end
 --- riverlua.cli_report), `banner` (whether to greet), `history` (whether to keep one)
 function repl.run(host)
   local terminal = require("riverlua.core.terminal")
+  local interrupt_handled = require("riverlua.core.runtime").interrupt_handled
   local session = require("riverlua.repl_session").new()
   local read, editor = editing_reader(terminal, session, host.history)
   local _ <close> = editor
   read = read or plain_reader(terminal, host.call)
   if host.banner then
-    stdout:write("riverlua ", require("riverlua.core.runtime").version, "; end with Ctrl-D, <tab> completes names\n")
+    stdout:write("riverlua ", require("riverlua.core.runtime").version, "; Tab completes names, Ctrl-D ends\n")
   end
 
   local function step()
@@ -192,6 +193,7 @@ function repl.run(host)
   end
 
   while true do
+    interrupt_handled()
     -- An interrupt may also hit the prompt: the line is dropped and a new one begun.
     local ok, go_on, message = pcall(step)
     if not ok then

@@ -45,16 +45,21 @@ end
 
 local versions = {[10] = "1.0", [11] = "1.1", [20] = "2", [30] = "3"}
 
+Response.attempts = 1
+
+-- What few scripts ask for is worked out when they do.
 function Response.__index(self, name)
-  local method = Response[name]
-  if method then return method end
-  local value
+  local value = Response[name]
+  if value then return value end
   if name == "headers" then
     value = parse_headers((self.transfer:head()))
   elseif name == "url" then
-    value = url.redact(self.address)
+    value = url.without_userinfo(self.address)
   elseif name == "http_version" then
-    value = versions[self.version] or "unknown"
+    local _, version = self.transfer:connection()
+    value = versions[version] or "unknown"
+  elseif name == "reused" then
+    value = self.transfer:connection()
   elseif name == "trailers" then
     local _, block = self.transfer:head()
     return parse_headers(block or "")
@@ -65,12 +70,9 @@ function Response.__index(self, name)
   return value
 end
 
---- Internal: wraps a transfer that has its answer (or, streamed, its headers).
-function response.new(call, transfer, status, body, reused, version, attempts)
-  return setmetatable({
-    status = status, body = body, reused = reused, version = version, attempts = attempts,
-    transfer = transfer, address = call.url, method = call.method, streamed = call.stream,
-  }, Response)
+--- Internal: wraps a transfer that has its answer.
+function response.new(transfer, status, body, address, method)
+  return setmetatable({status = status, body = body, transfer = transfer, address = address, method = method}, Response)
 end
 
 --- The body decoded as JSON; JSON null in objects is absent.
@@ -80,8 +82,9 @@ function Response:json(options)
   local ok, value
   if options then ok, value = pcall(json.decode, text, options) else ok, value = pcall(decode, text) end
   if ok then return value end
-  errors.raise{kind = "protocol", status = self.status, method = self.method, url = self.url, body = text:sub(1, 4096),
-    message = ("%s %s: the answer is not JSON: %s"):format(self.method, self.url,
+  local shown = url.redact(self.address)
+  errors.raise{kind = "protocol", status = self.status, method = self.method, url = shown, body = text:sub(1, 4096),
+    message = ("%s %s: the answer is not JSON: %s"):format(self.method, shown,
       errors.is(value) and value.message or tostring(value)),
     cause = value}
 end
@@ -170,7 +173,7 @@ function Response:close() self.transfer:close() end
 Response.__close = Response.close
 
 function Response:__tostring()
-  return ("HTTP %d from %s"):format(self.status, self.url)
+  return ("HTTP %d from %s"):format(self.status, url.redact(self.address))
 end
 
 return response

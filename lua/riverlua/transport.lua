@@ -16,7 +16,11 @@ Network.__name = "riverlua.transport.Network"
 local function open_network(where, base_url, options)
   local exchange = require "riverlua.exchange"
   local self = setmetatable({base_url = (base_url:gsub("/+$", ""))}, Network)
-  self.exchange = exchange.new(where, options)
+  -- answers are small: offering compression costs more than it saves
+  local own = {decompress = false}
+  for name, value in pairs(options) do own[name] = value end
+  self.exchange = exchange.new(where, own)
+  self.timeout = options.timeout
   self.encode = require("riverlua.json").encoder{sort = true}
   return self
 end
@@ -26,17 +30,19 @@ local no_headers = {}
 function Network:request(req)
   local body, content_type = req.body, nil
   if req.json ~= nil then body, content_type = self.encode(req.json), "application/json" end
-  local headers = req.headers or no_headers
-  return self.exchange:send{
-    method = req.method,
-    url = self.base_url .. req.path,
-    headers = self.exchange:constant_header_set(headers, content_type),
-    header_source = headers,
-    content_type = content_type,
-    body = body,
-    idempotent = req.idempotent,
-    timeout = req.timeout,
-    stream = req.stream,
+  local exchange, method = self.exchange, req.method
+  local source = req.headers or no_headers
+  local headers = exchange:constant_header_set(source, content_type)
+  local address = self.base_url .. req.path
+  local first
+  if (req.timeout == nil or req.timeout == self.timeout) and not req.stream then
+    local res
+    res, first = exchange:try(method, address, headers, body)
+    if res then return res end
+  end
+  return exchange:send{
+    method = method, url = address, headers = headers, header_source = source, content_type = content_type,
+    body = body, idempotent = req.idempotent, timeout = req.timeout, stream = req.stream, first = first,
   }
 end
 

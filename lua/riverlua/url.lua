@@ -69,22 +69,30 @@ function url.encode_form(fields)
   return table.concat(parts, "&")
 end
 
+--- The URL without user name and password.
+---@param text string
+function url.without_userinfo(text)
+  return (text:gsub("^(%a[%w+.-]*://)[^/?#]*@", "%1"))
+end
+
 local secret_names = {"key", "token", "secret", "password", "passwd", "signature", "auth", "credential", "vsn_token"}
 
 local function is_secret(name)
-  name = name:lower()
+  name = name:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end):lower()
   for _, secret in ipairs(secret_names) do
     if name:find(secret, 1, true) then return true end
   end
   return false
 end
 
---- The URL as errors and traces may show it: without user information and without values of secret-looking parameters.
+--- The URL (or a text with URLs in it) as errors and traces may show it: without user information, and of the
+--- parameters only short plain values whose names do not sound secret.
 ---@param text string
 function url.redact(text)
-  text = text:gsub("^(%a[%w+.-]*://)[^/?#]*@", "%1")
+  text = url.without_userinfo(text):gsub("(%a[%w+.-]*://)[^/?#%s]*@", "%1")
   return (text:gsub("([?&])([^=&#]+)=([^&#]*)", function(separator, name, value)
-    return separator .. name .. "=" .. (is_secret(name) and "***" or value)
+    local shown = #value <= 24 and not value:find("[^%w._-]") and not is_secret(name)
+    return separator .. name .. "=" .. (shown and value or "***")
   end))
 end
 

@@ -87,7 +87,7 @@ describe("the command line does what lua5.4 does", function()
       ["in metamethods"] = "local t = setmetatable({}, {__add = function() error('add') end})\nlocal _ = t + 1",
       ["in iterators"] = "for _ in function() error('next') end do end",
       ["in require"] = "package.preload.m = function() error('loading') end\nrequire 'm'",
-      ["in a to-be-closed variable"] = "local x <close> = setmetatable({}, {__close = function() error('closing') end})",
+      ["in a closed variable"] = "local x <close> = setmetatable({}, {__close = function() error('closing') end})",
       ["with __tostring"] = "error(setmetatable({}, {__tostring = function() return 'my text' end}))",
       ["with __tostring that gives no string"] = "error(setmetatable({}, {__tostring = function() return 5 end}))",
       ["with __name"] = "error(setmetatable({}, {__name = 'My.Type'}))",

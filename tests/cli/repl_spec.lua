@@ -44,8 +44,8 @@ describe("locals survive from line to line", function()
   end)
 
   it("constants stay constant", function()
-    shows("5\nstdin:1: attempt to assign to const variable 'c'\n", {"local c <const> = 5", "c", "c = 6"})
-    shows("6\nstdin:1: attempt to assign to const variable 't'\n", {"local t <const> = {6}", "t[1]", "t = {}"})
+    shows("5stdin:1: attempt to assign to const variable 'c'\n", {"local c <const> = 5", "c", "c = 6"})
+    shows("6stdin:1: attempt to assign to const variable 't'\n", {"local t <const> = {6}", "t[1]", "t = {}"})
   end)
 
   it("to-be-closed variables end with their line", function()
@@ -55,7 +55,8 @@ describe("locals survive from line to line", function()
   it("what comes before an error is kept", function()
     local out, err = session{"local a = 1 local b = 2 error('stop') local c = 3", "a, b, c"}
     assert.equal("1\t2\tnil", out)
-    assert.truthy(err:find("stdin:1: stop\nstack traceback:\n\t[C]: in function 'error'\n\tstdin:1: in main chunk\n\t[C]: in ?\n", 1, true), err)
+    assert.equal("stdin:1: stop\nstack traceback:\n\t[C]: in function 'error'\n\tstdin:1: in main chunk\n\t[C]: in ?\n",
+      err)
   end)
 
   it("only those of the outermost block", function()
@@ -105,7 +106,8 @@ describe("blocking calls and tasks", function()
     shows("ok", {"local task = require 'riverlua.task'", "task.sleep(0.001)", "'ok'"})
   end)
   it("a task that failed is told about", function()
-    local _, err = session{"local task = require 'riverlua.task'", "local t = task.spawn(error, 'lost')", "task.sleep(0.001)"}
+    local _, err = session{"local task = require 'riverlua.task'", "local t = task.spawn(error, 'lost')",
+      "task.sleep(0.001)"}
     assert.truthy(err:find("task 1 failed: lost", 1, true), err)
   end)
 end)
@@ -210,7 +212,7 @@ describe("on a terminal", function()
     local out = support.run{"sh", "-c", ("stat -c %%a '%s'; cat '%s'"):format(path, path)}
     assert.equal("600\nfirst = 1\n", out)
     terminal{{expect = "> "}, {send = "\27[A"}, {expect = "first = 1"}, {send = " + 1\n"}, {expect = "\n> "},
-      {send = "first\n"}, {expect = "2\r\n"}, {send = "\4"}}
+      {send = "first\n"}, {expect = "2\r\n"}, {expect = "> "}, {send = "\4"}}
   end)
 
   it("keeps no history when told so", function()
@@ -223,7 +225,8 @@ describe("on a terminal", function()
     terminal{{expect = "> "}, {send = "string.for\t('%d', 7)\n"}, {expect = "7\r\n"},
       {expect = "> "}, {send = "local object = {method = function() return 'called' end}\n"}, {expect = "\n> "},
       {send = "object:me\t()\n"}, {expect = "called\r\n"}, {expect = "> "},
-      {send = "string.f\t"}, {expect = "find    format"}, {send = "ormat\n"}, {send = "\4"}}
+      {send = "string.f\t"}, {expect = "find    format"}, {send = "ormat\n"}, {expect = "\n> "},
+      {send = "\4"}}
   end)
 
   it("edits characters of several bytes", function()
@@ -242,10 +245,23 @@ describe("on a terminal", function()
     assert.equal(0, code)
   end)
 
+  it("tasks go on at the prompt", function()
+    terminal{{expect = "> "}, {send = "task = require 'riverlua.task'\n"}, {expect = "\n> "},
+      {send = "t = task.spawn(function() task.sleep(0.01) print('from ' .. 'a task') end)\n"},
+      {expect = "from a task\r\n"}, {send = "t:status()\n"}, {expect = "done\r\n"}, {expect = "> "}, {send = "\4"}}
+  end)
+
+  it("does without line editing on a dumb terminal", function()
+    terminal({{expect = "> "}, {send = "local x = 20 + 1\n"}, {expect = "\n> "}, {send = "x * 2\n"},
+      {expect = "42\r\n"}, {expect = "> "}, {send = "\3"}, {expect = "\n> "}, {send = "'af' .. 'ter'\n"},
+      {expect = "after\r\n"}, {expect = "> "}, {send = "\4"}}, {TERM = "dumb"})
+  end)
+
   it("-i runs a script first", function()
     local path = folder:write("pre.lua", "value = 'from the script'")
     local transcript, code = support.terminal({support.riverlua, "-i", path},
-      {{expect = "> "}, {send = "value\n"}, {expect = "from the script\r\n"}, {send = "\4"}}, {HOME = folder.path})
+      {{expect = "> "}, {send = "value\n"}, {expect = "from the script\r\n"}, {expect = "> "}, {send = "\4"}},
+      {HOME = folder.path})
     assert.equal(0, code, transcript)
   end)
 end)

@@ -44,7 +44,8 @@ function support.run(words, options)
   options = options or {}
   local folder <close> = support.folder()
   local input = folder:write("in", options.input or "")
-  local line = {"env", options.clean and "-i" or "-u LUA_INIT"}
+  -- A command that hangs is a failure, not a wait.
+  local line = {"timeout -s KILL 60 env", options.clean and "-i" or "-u LUA_INIT"}
   for name, value in pairs(options.env or {}) do line[#line + 1] = quote(name .. "=" .. value) end
   for _, word in ipairs(words) do line[#line + 1] = quote(word) end
   -- cat: a pipe, as most standard inputs of tests are; some calls tell files and pipes apart.

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MEMORY_LIMIT ((size_t)64 << 20)
 
-/* The first three bytes of an input choose the limit and the cuts, the rest is the stream. */
+/* The first three bytes of an input choose the limit and the cuts; the rest is the stream, or names its pieces. */
 static const char check_source[] =
     "local sse = require 'riverlua.sse'\n"
     "local errors = require 'riverlua.errors'\n"
@@ -41,10 +41,15 @@ static const char check_source[] =
     "  out[#out + 1] = ('%q %q'):format(parser.last_id, ok and parser.retry or nil)\n"
     "  return table.concat(out, '\\n')\n"
     "end\n"
+    "local bits = {'data', 'data: ', 'data:', 'event: ', 'id: ', 'id:', 'retry: ', ':', ' ', 'x', '12', '\\0', '\\n',\n"
+    "  '\\r', '\\r\\n', '\\n\\n', '\\r\\r', '\\r\\n\\r\\n', '\\239\\187\\191', '\\239\\187', 'event:', ('y'):rep(50)}\n"
     "return function(input)\n"
     "  local a, b, c = input:byte(1, 3)\n"
     "  if not c then return end\n"
     "  local text = input:sub(4)\n"
+    "  if a % 2 == 0 then\n"
+    "    text = text:gsub('.', function(char) return bits[char:byte() % #bits + 1] end)\n"
+    "  end\n"
     "  local limit = a < 128 and a + 1 or 1 << 20\n"
     "  local whole = run(text, limit, function() return #text end)\n"
     "  local seed = b * 256 + c\n"

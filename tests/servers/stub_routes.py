@@ -5,6 +5,7 @@ import email.utils
 import gzip
 import hashlib
 import json
+import select
 import time
 import zlib
 
@@ -352,7 +353,8 @@ def bomb(conn, request):
 
 
 # event streams -----------------------------------------------------------------------------------------------
-SAMPLE_EVENTS = (b"\xef\xbb\xbf: welcome\r\n\r\nevent: greeting\r\nid: 1\r\ndata: {\"text\": \"gr\xc3\xbc\xc3\x9fe\"}\r\n\r\n"
+SAMPLE_EVENTS = (b"\xef\xbb\xbf: welcome\r\n\r\n"
+                 b"event: greeting\r\nid: 1\r\ndata: {\"text\": \"gr\xc3\xbc\xc3\x9fe\"}\r\n\r\n"
                  b"data: first\ndata:second\n\nid: 2\rdata: only CR\r\rretry: 1500\nevent: nothing\n\n"
                  b"event: last\ndata\n\ndata: never finished")
 
@@ -394,7 +396,8 @@ def sse_endless(conn, request):
     number = 0
     while True:
         number += 1
-        conn.send(b": alive\n\n" if "comments" in request.query and number > 1 else b"id: %d\ndata: %d\n\n" % (number, number))
+        only_comments = "comments" in request.query and number > 1
+        conn.send(b": alive\n\n" if only_comments else b"id: %d\ndata: %d\n\n" % (number, number))
         if wait:
             conn.pause(wait)
 
@@ -431,6 +434,8 @@ def upload_rst(conn, request):
 
 @route("/upload_stuck", own_body=True)
 def upload_stuck(conn, request):
-    """Never reads the body."""
-    while True:
-        time.sleep(3600)
+    """Never reads the body. Lasts a second: the FIN of a client that gave up is stuck behind the unread bytes."""
+    poller = select.poll()
+    poller.register(conn.sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    poller.poll(1000)
+    return conn.abort()

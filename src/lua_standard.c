@@ -1,7 +1,9 @@
 /*
-** coroutine.resume and coroutine.wrap that let blocked calls through: a generator made with coroutine.wrap may make
-** a blocking call; the task around it then waits, and the generator's own caller never notices.
-** Otherwise they behave as the standard ones do.
+** The standard functions that must know of tasks. Otherwise they behave as the plain interpreter's.
+**
+** coroutine.resume and coroutine.wrap let blocked calls through: a generator made with coroutine.wrap may make a
+** blocking call; the task around it then waits, and the generator's own caller never notices.
+** os.exit ends the tasks first, so that their <close> handlers run.
 */
 #include "runtime.h"
 
@@ -95,11 +97,32 @@ static int coroutine_wrap(lua_State *L) {
   return 1;
 }
 
-void rvl_open_coroutine(lua_State *L) {
+/* upvalues: runtime, the standard os.exit */
+static int os_exit(lua_State *L) {
+  if (rvl_upvalue_runtime(L)->live_tasks > 0) {
+    lua_pushcfunction(L, rvl_end_tasks);
+    lua_pcall(L, 0, 0, 0);
+  }
+  int nargs = lua_gettop(L) < 2 ? lua_gettop(L) : 2;
+  lua_settop(L, nargs);
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_insert(L, 1);
+  lua_call(L, nargs, 0);
+  return 0;
+}
+
+void rvl_open_standard(lua_State *L) {
   static const luaL_Reg functions[] = {{"resume", coroutine_resume}, {"wrap", coroutine_wrap}, {NULL, NULL}};
+  rvl_runtime *rt = rvl_runtime_of(L);
   if (lua_getglobal(L, LUA_COLIBNAME) == LUA_TTABLE) {
-    lua_pushlightuserdata(L, rvl_runtime_of(L));
+    lua_pushlightuserdata(L, rt);
     luaL_setfuncs(L, functions, 1);
   }
-  lua_pop(L, 1);
+  if (lua_getglobal(L, LUA_OSLIBNAME) == LUA_TTABLE) {
+    lua_pushlightuserdata(L, rt);
+    lua_getfield(L, -2, "exit");
+    lua_pushcclosure(L, os_exit, 2);
+    lua_setfield(L, -2, "exit");
+  }
+  lua_pop(L, 2);
 }

@@ -1,0 +1,299 @@
+/*
+** Short requests over plain HTTP/1.1, on connections that libcurl has opened.
+**
+** libcurl spends ten times the work of the system calls on a small request over a kept-alive connection. So it does
+** what is hard (names, addresses, connecting, deadlines for that), and hands the socket over; one request and one
+** answer at a time then go over it. TLS, proxies, HTTP/2, compression and streaming stay with libcurl.
+*/
+#include "net.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define MAX_IDLE 64
+#define RECEIVE_SIZE 16384
+#define RECEIVES_AT_ONCE 16   /* so that one fast sender does not starve the others */
+
+struct rvl_http1_connection {
+  rvl_net *net;
+  CURL *easy;                /* owns the connection */
+  rvl_watch *watch;
+  curl_socket_t fd;
+  rvl_transfer *transfer;    /* NULL: idle */
+  bool reused;
+  rvl_http1 answer;
+  rvl_bytes out;             /* the request */
+  size_t sent;
+  rvl_bytes origin;          /* "host:port" */
+  struct rvl_http1_connection *previous, *next;
+};
+
+/* ---- which requests, and what they look like ------------------------------------------------------- */
+
+/* Takes a URL apart that needs no cleaning up; false: libcurl shall look at it. */
+static bool read_address(const char *url, rvl_plain_address *a) {
+  if (strncmp(url, "http://", 7) != 0) return false;
+  const char *c = url + 7;
+  a->origin = c;
+  while (*c > ' ' && *c < 0x7f && *c != '/' && *c != '?' && *c != '#' && *c != '@' && *c != '\\') c++;
+  a->origin_length = (size_t)(c - a->origin);
+  a->target = c;
+  while (*c > ' ' && *c < 0x7f && *c != '#' && !(*c == '/' && c[1] == '.')) c++;
+  return a->origin_length > 0 && *c == '\0' && a->target[0] != '@' && a->target[0] != '\\';
+}
+
+static bool is_method(const char *method) {
+  size_t length = strlen(method);
+  return length > 0 && strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == length && strcmp(method, "CONNECT") != 0;
+}
+
+bool rvl_http1_suits(rvl_transfer *t) {
+  const rvl_profile *p = &t->net->profile;
+  const rvl_request *r = &t->request;
+  return p->plain_http1 && !p->decompress && p->proxy != NULL && p->proxy[0] == '\0' && p->unix_socket == NULL &&
+         !r->stream && !r->stream_body && r->header_text != NULL && is_method(r->method) && read_address(r->url, &t->address);
+}
+
+bool rvl_http1_expects_body(const char *method) {
+  return strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0;
+}
+
+static bool put(rvl_bytes *out, const char *text) { return rvl_bytes_append(out, text, strlen(text)); }
+
+static bool write_request(rvl_bytes *out, const rvl_transfer *t) {
+  const rvl_request *r = &t->request;
+  const rvl_plain_address *a = &t->address;
+  out->length = 0;
+  bool ok = put(out, r->method) && put(out, a->target[0] == '/' ? " " : " /") && put(out, a->target) &&
+            put(out, " HTTP/1.1\r\nHost: ") && rvl_bytes_append(out, a->origin, a->origin_length) && put(out, "\r\n") &&
+            rvl_bytes_append(out, r->header_text, r->header_text_length);
+  if (ok && (r->body != NULL || rvl_http1_expects_body(r->method))) {
+    char length[48];
+    int n = snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->body_length);
+    ok = rvl_bytes_append(out, length, (size_t)n);
+  }
+  return ok && put(out, "\r\n") && rvl_bytes_append(out, r->body, r->body_length);
+}
+
+/* ---- the lists --------------------------------------------------------------------------------------- */
+
+static void list_add(rvl_http1_connection **list, rvl_http1_connection *c) {
+  c->previous = NULL;
+  c->next = *list;
+  if (c->next != NULL) c->next->previous = c;
+  *list = c;
+}
+
+static void list_remove(rvl_http1_connection **list, rvl_http1_connection *c) {
+  if (c->previous != NULL) c->previous->next = c->next;
+  else *list = c->next;
+  if (c->next != NULL) c->next->previous = c->previous;
+}
+
+static void close_connection(rvl_http1_connection *c) {
+  rvl_net *net = c->net;
+  if (c->transfer != NULL) {
+    list_remove(&net->http1_busy, c);
+    c->transfer->http1 = NULL;
+  } else {
+    list_remove(&net->http1_idle, c);
+    net->http1_idle_count--;
+  }
+  c->watch->http1 = NULL;
+  rvl_net_disconnect(net, c->easy);
+  rvl_http1_free(&c->answer);
+  rvl_bytes_free(&c->out);
+  rvl_bytes_free(&c->origin);
+  free(c);
+}
+
+static void make_idle(rvl_http1_connection *c) {
+  rvl_net *net = c->net;
+  list_remove(&net->http1_busy, c);
+  c->transfer->http1 = NULL;
+  c->transfer = NULL;
+  c->reused = true;
+  list_add(&net->http1_idle, c);
+  if (++net->http1_idle_count > MAX_IDLE) {
+    rvl_http1_connection *oldest = c;
+    while (oldest->next != NULL) oldest = oldest->next;
+    close_connection(oldest);
+  }
+}
+
+static rvl_http1_connection *find_idle(const rvl_transfer *t) {
+  const rvl_plain_address *a = &t->address;
+  for (rvl_http1_connection *c = t->net->http1_idle; c != NULL; c = c->next)
+    if (c->origin.length == a->origin_length && memcmp(c->origin.data, a->origin, a->origin_length) == 0) return c;
+  return NULL;
+}
+
+/* ---- one request ------------------------------------------------------------------------------------- */
+
+static void end_with(rvl_transfer *t, rvl_failure failure, const char *message) {
+  rvl_net_fail(t, failure, message);
+  rvl_transfer_cancel(t);
+}
+
+/* Nothing came back on a connection that had been idle: the server had closed it. One fresh one is tried. */
+static void start_afresh(rvl_transfer *t) {
+  close_connection(t->http1);
+  t->connected = 0;
+  t->receiving = false;
+  t->phase = RVL_CONNECTING;
+  t->reused = false;
+  if (!rvl_net_connect(t)) rvl_transfer_cancel(t);
+}
+
+static void lost(rvl_transfer *t, const char *message) {
+  rvl_http1_connection *c = t->http1;
+  if (c->reused && !t->receiving) start_afresh(t);
+  else end_with(t, t->receiving ? RVL_FAIL_PROTOCOL : RVL_FAIL_CONNECT, message);
+}
+
+static void flush(rvl_http1_connection *c) {
+  while (c->sent < c->out.length) {
+    ssize_t n = send(c->fd, c->out.data + c->sent, c->out.length - c->sent, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    if (n < 0) {
+      lost(c->transfer, "the server closed the connection while the request was being sent");
+      return;
+    }
+    c->sent += (size_t)n;
+    c->transfer->heard = rvl_now();
+  }
+  c->transfer->sending = c->sent < c->out.length;
+  int events = UV_READABLE | (c->transfer->sending ? UV_WRITABLE : 0);
+  if (!rvl_net_watch_for(c->watch, events)) end_with(c->transfer, RVL_FAIL_MEMORY, "the socket cannot be watched");
+}
+
+static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
+  c->transfer = t;
+  t->http1 = c;
+  list_add(&c->net->http1_busy, c);
+  if (t->connected == 0) t->connected = rvl_now();
+  t->phase = RVL_SENT;
+  t->reused = c->reused;
+  c->sent = 0;
+  rvl_http1_begin(&c->answer, strcmp(t->request.method, "HEAD") == 0, RVL_MAX_HEAD, t->request.max_body);
+  rvl_net_refresh_deadline(t);
+  if (write_request(&c->out, t)) flush(c);
+  else end_with(t, RVL_FAIL_MEMORY, "out of memory");
+}
+
+bool rvl_http1_start(rvl_transfer *t) {
+  rvl_http1_connection *c = find_idle(t);
+  if (c == NULL) return rvl_net_connect(t);
+  list_remove(&t->net->http1_idle, c);
+  t->net->http1_idle_count--;
+  t->net->stats.reused++;
+  send_request(c, t);
+  return true;
+}
+
+void rvl_http1_adopt(rvl_transfer *t, CURL *easy) {
+  rvl_net *net = t->net;
+  curl_socket_t fd = CURL_SOCKET_BAD;
+  net->curl->easy_getinfo(easy, CURLINFO_ACTIVESOCKET, &fd);
+  rvl_watch *w = rvl_net_find_watch(net, fd);
+  rvl_http1_connection *c = w != NULL ? calloc(1, sizeof *c) : NULL;
+  if (c == NULL || !rvl_bytes_append(&c->origin, t->address.origin, t->address.origin_length)) {
+    free(c);
+    rvl_net_disconnect(net, easy);
+    end_with(t, RVL_FAIL_MEMORY, "out of memory");
+    return;
+  }
+  c->net = net;
+  c->easy = easy;
+  c->fd = fd;
+  c->watch = w;
+  w->http1 = c;
+  send_request(c, t);
+}
+
+/* The whole answer is there. */
+static void complete(rvl_http1_connection *c, bool more_came) {
+  rvl_transfer *t = c->transfer;
+  rvl_http1 *a = &c->answer;
+  t->status = a->status;
+  t->http_version = 10 + a->minor;
+  t->complete_head = true;
+  t->trailers = a->trailers;
+  t->head = a->head;
+  t->body = a->body;
+  a->head = a->body = (rvl_bytes){0};
+  bool unsent = c->sent < c->out.length;   /* the server did not want to hear the rest */
+  if (a->keep_alive && !more_came && !unsent) make_idle(c);
+  else close_connection(c);
+  rvl_timer_stop(t->net->loop, &t->timer);
+  rvl_net_unlink(t);
+  rvl_net_finish(t);
+}
+
+/* Looks at the answer so far; false: the connection is in other hands now. */
+static bool go_on(rvl_http1_connection *c, bool more_came) {
+  rvl_transfer *t = c->transfer;
+  if (c->answer.state == RVL_HTTP1_DONE) {
+    complete(c, more_came);
+    return false;
+  }
+  if (c->answer.state != RVL_HTTP1_BAD) return true;
+  t->limit = c->answer.limit;
+  end_with(t, c->answer.limit != 0 ? RVL_FAIL_LIMIT : RVL_FAIL_PROTOCOL, c->answer.error);
+  return false;
+}
+
+static void receive(rvl_http1_connection *c) {
+  char buffer[RECEIVE_SIZE];
+  for (int i = 0; i < RECEIVES_AT_ONCE; i++) {
+    ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    rvl_transfer *t = c->transfer;
+    if (n <= 0) {
+      if (!t->receiving) {
+        lost(t, n == 0 ? "the server closed the connection without an answer" : "the server reset the connection");
+      } else {
+        rvl_http1_end(&c->answer);
+        go_on(c, true);
+      }
+      return;
+    }
+    t->heard = rvl_now();
+    if (!t->receiving) {
+      t->receiving = true;
+      rvl_net_refresh_deadline(t);
+    }
+    size_t taken;
+    if (!rvl_http1_feed(&c->answer, buffer, (size_t)n, &taken)) {
+      end_with(t, RVL_FAIL_MEMORY, "out of memory");
+      return;
+    }
+    if (!go_on(c, taken < (size_t)n)) return;
+    if ((size_t)n < sizeof buffer) break;
+  }
+  rvl_net_acknowledge(c->fd);
+}
+
+void rvl_http1_event(rvl_http1_connection *c, int status, int uv_events) {
+  if (c->transfer == NULL) {   /* the server closed an idle connection, or spoke unasked */
+    close_connection(c);
+    return;
+  }
+  if (status >= 0 && (uv_events & UV_WRITABLE)) {
+    rvl_transfer *t = c->transfer;
+    flush(c);
+    if (t->http1 != c) return;
+  }
+  if (status < 0 || (uv_events & UV_READABLE)) receive(c);
+}
+
+void rvl_http1_abandon(rvl_transfer *t) { close_connection(t->http1); }
+
+void rvl_http1_close_all(rvl_net *net) {
+  while (net->http1_idle != NULL) close_connection(net->http1_idle);
+}

@@ -1,0 +1,90 @@
+/* What transfer.c (libcurl's transfers) and http1_connection.c (plain HTTP/1.1) share. */
+#ifndef RVL_NET_H
+#define RVL_NET_H
+
+#include "http1.h"
+#include "transfer.h"
+
+#define RVL_MAX_HEAD (256u * 1024u)
+#define RVL_MAX_POOLED 64
+#define RVL_MAX_URLS 16
+
+typedef struct rvl_http1_connection rvl_http1_connection;
+
+/* A socket that libuv watches. */
+typedef struct rvl_watch {
+  uv_poll_t poll;
+  rvl_net *net;
+  curl_socket_t fd;
+  int events;      /* what libuv watches for; 0: stopped */
+  bool wanted;     /* libcurl waits for it; otherwise it belongs to an idle connection */
+  bool connected;  /* on_close will tell when it goes; libcurl closes others without a word */
+  rvl_transfer *opener;          /* until connected: who it was opened for */
+  rvl_http1_connection *http1;   /* not libcurl's any more */
+} rvl_watch;
+
+/*
+** A transfer whose owner gave up while its name was being resolved. Removing it would wait for the resolver,
+** so it stays until the resolver answers; its socket is then refused.
+*/
+typedef struct rvl_parked {
+  struct rvl_parked *next;
+  CURL *easy;
+} rvl_parked;
+
+/* A parsed URL: a client asks for the same few addresses again and again. */
+typedef struct rvl_parsed_url {
+  CURLU *handle;
+  char *text;
+  unsigned users;           /* transfers under way */
+} rvl_parsed_url;
+
+struct rvl_net {
+  rvl_loop *loop;
+  const rvl_curl_api *curl;
+  rvl_profile profile;
+  CURLM *multi;
+  rvl_timer timer;          /* libcurl's own */
+  rvl_watch **watches;          /* by file descriptor */
+  size_t watch_room;
+  CURL *pool[RVL_MAX_POOLED];   /* handles that are set up and wait for their next transfer */
+  size_t pool_count;
+  rvl_parsed_url urls[RVL_MAX_URLS];
+  unsigned url_hand;        /* where the search for a place starts */
+  rvl_transfer *transfers;
+  rvl_parked *parked;
+  rvl_http1_connection *http1_idle;      /* plain connections that wait for a request, last used first */
+  rvl_http1_connection *http1_busy;
+  unsigned http1_idle_count;
+  rvl_net_stats stats;
+  bool tls;
+};
+
+/* in transfer.c */
+void rvl_net_fail(rvl_transfer *transfer, rvl_failure failure, const char *message);
+void rvl_net_finish(rvl_transfer *transfer);
+void rvl_net_unlink(rvl_transfer *transfer);
+void rvl_net_refresh_deadline(rvl_transfer *transfer);
+bool rvl_net_watch_for(rvl_watch *watch, int uv_events);
+rvl_watch *rvl_net_find_watch(const rvl_net *net, curl_socket_t fd);
+void rvl_net_acknowledge(curl_socket_t fd);
+/* Opens a connection for the transfer through libcurl; ends in rvl_http1_adopt or in a failure. */
+bool rvl_net_connect(rvl_transfer *transfer);
+/* Closes a connection that libcurl opened for us. */
+void rvl_net_disconnect(rvl_net *net, CURL *easy);
+
+/* in http1_connection.c */
+/* Whether the request can go over a plain HTTP/1.1 connection of our own; reads its address. */
+bool rvl_http1_suits(rvl_transfer *transfer);
+/* Methods that send a length even without a body. */
+bool rvl_http1_expects_body(const char *method);
+/* Sends the request on an idle connection, or opens one. */
+bool rvl_http1_start(rvl_transfer *transfer);
+/* Takes over the connection that `easy` opened, and sends the request. */
+void rvl_http1_adopt(rvl_transfer *transfer, CURL *easy);
+void rvl_http1_event(rvl_http1_connection *connection, int status, int uv_events);
+/* The transfer is given up: its connection cannot be used again. */
+void rvl_http1_abandon(rvl_transfer *transfer);
+void rvl_http1_close_all(rvl_net *net);
+
+#endif
