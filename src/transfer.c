@@ -1,6 +1,7 @@
 #include "net.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -137,13 +138,26 @@ bool rvl_net_watch_for(rvl_watch *w, int uv_events) {
   return true;
 }
 
+/*
+** Whether the socket belongs to a connection that has been made: on_close will then tell when it goes. Sockets of
+** attempts that were beaten to it are closed by libcurl without a word, before it asks to have them removed.
+*/
+static bool is_connected(rvl_watch *w, CURL *easy) {
+  rvl_transfer *t = NULL;
+  w->net->curl->easy_getinfo(easy, CURLINFO_PRIVATE, &t);
+  if (t == NULL || t->connected == 0 || fcntl(w->fd, F_GETFD) == -1) return false;
+  w->connected = true;
+  w->opener = NULL;
+  return true;
+}
+
 /* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
-  (void)easy, (void)socket_data;
+  (void)socket_data;
   rvl_net *net = user;
   rvl_watch *w = rvl_net_find_watch(net, fd);
   if (what == CURL_POLL_REMOVE) {
-    if (w != NULL && w->connected) w->wanted = false;
+    if (w != NULL && (w->connected || is_connected(w, easy))) w->wanted = false;
     else if (w != NULL) drop_watch(net, w);
     return 0;
   }
@@ -169,7 +183,6 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
     return CURL_SOCKET_BAD;
   }
   w->opener = t;
-  net->stats.connections++;
   return fd;
 }
 
@@ -293,19 +306,8 @@ static void disown(rvl_net *net, CURL *easy) {
   curl->easy_setopt(easy, CURLOPT_CURLU, NULL);
 }
 
-/* The connection that the transfer opened stays for others: its socket need not be watched anew each time. */
-static void keep_watch(rvl_transfer *t) {
-  curl_socket_t fd = CURL_SOCKET_BAD;
-  t->net->curl->easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &fd);
-  rvl_watch *w = rvl_net_find_watch(t->net, fd);
-  if (w == NULL || w->opener != t) return;
-  w->connected = true;
-  w->opener = NULL;
-}
-
 static void complete(rvl_transfer *t, CURLcode code) {
   const rvl_curl_api *curl = t->net->curl;
-  if (t->opened) keep_watch(t);
   if (t->plain && code == CURLE_OK && t->failure == RVL_NO_FAILURE) {
     CURL *easy = t->easy;
     t->easy = NULL;

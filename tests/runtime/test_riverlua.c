@@ -18,6 +18,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#if defined(__SANITIZE_THREAD__)
+/* libuv closes descriptors by a bare system call, so their numbers seem to be in use when another thread gets them. */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void) {
+  return "race:uv__epoll_init\nrace:uv_pipe\nrace:uv_async_init\n";
+}
+#endif
+
 static riverlua *open_runtime(void) {
   riverlua *rt = riverlua_new(NULL);
   assert_non_null(rt);
