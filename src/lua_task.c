@@ -86,11 +86,22 @@ static void keep_failure(lua_State *L, int index) {
   lua_pop(L, 1);
 }
 
+/* Raw: the error may be anything, also a table whose __index fails. */
 static bool is_cancellation(lua_State *L, int index) {
   if (!lua_istable(L, index)) return false;
-  bool yes = lua_getfield(L, index, "kind") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "cancelled") == 0;
+  lua_pushliteral(L, "kind");
+  bool yes = lua_rawget(L, index) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "cancelled") == 0;
   lua_pop(L, 1);
   return yes;
+}
+
+/* (task, its error) → whether it was cancelled; a failure that nobody waits for is kept */
+static int judge_error(lua_State *L) {
+  const task *t = lua_touserdata(L, 1);
+  bool cancelled = is_cancellation(L, 2);
+  if (!cancelled && t->done.first == NULL && !t->observed) keep_failure(L, 1);
+  lua_pushboolean(L, cancelled);
+  return 1;
 }
 
 /* Wakes those who wait for the end of a task and lets go of it. */
@@ -113,13 +124,15 @@ static void end_task(lua_State *L, task *t, int status, int nresults) {
     return;
   }
   push_live_task(L, t);
-  int self = lua_gettop(L);
   lua_xmove(t->co, L, 1);
-  task_state state = is_cancellation(L, -1) ? TASK_CANCELLED : TASK_FAILED;
-  lua_setiuservalue(L, self, TASK_ERROR);
-  if (state == TASK_FAILED && t->done.first == NULL && !t->observed) keep_failure(L, self);
-  conclude(L, t, state);
-  lua_settop(L, self - 1);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, -3, TASK_ERROR);
+  /* an error must not get away from here (there may be no memory): it would hit whoever runs the loop */
+  lua_pushcfunction(L, judge_error);
+  lua_insert(L, -3);
+  bool cancelled = lua_pcall(L, 2, 1, 0) == LUA_OK && lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  conclude(L, t, cancelled ? TASK_CANCELLED : TASK_FAILED);
 }
 
 void rvl_task_run(lua_State *L, rvl_context *context) {
@@ -136,7 +149,6 @@ void rvl_task_run(lua_State *L, rvl_context *context) {
   int nresults = 0;
   int status = rvl_resume(rt, t->co, L, nargs, &nresults);
   if (status != LUA_YIELD) {
-    luaL_checkstack(L, 8, "a task ended");
     end_task(L, t, status, nresults);   /* still as this task: a finalizer that waits must not wait for another */
   } else if (!rvl_is_blocked(t->co, rt, nresults)) {
     lua_pop(t->co, nresults);   /* coroutine.yield in a task: others take their turn */

@@ -43,13 +43,18 @@ void rvl_new_functions(lua_State *L, const luaL_Reg *functions) {
   luaL_setfuncs(L, functions, 1);
 }
 
+/* Registered when it is whole: memory may run out on the way, and the next attempt shall find nothing. */
 void rvl_new_class(lua_State *L, const char *name, const luaL_Reg *methods, const luaL_Reg *metamethods) {
   rvl_runtime *rt = rvl_runtime_of(L);
-  if (luaL_newmetatable(L, name)) {
+  if (luaL_getmetatable(L, name) == LUA_TNIL) {
+    lua_newtable(L);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "__name");
     lua_pushlightuserdata(L, rt);
     luaL_setfuncs(L, metamethods, 1);
     rvl_new_functions(L, methods);
     lua_setfield(L, -2, "__index");
+    lua_setfield(L, LUA_REGISTRYINDEX, name);
   }
   lua_pop(L, 1);
 }

@@ -152,7 +152,7 @@ static void on_wait_due(rvl_timer *timer) {
 int rvl_wait(lua_State *L, rvl_runtime *rt, rvl_signal *signal, lua_Number seconds, lua_KContext ctx,
              lua_KFunction k) {
   rvl_context *c = rt->current;
-  luaL_checkstack(L, 4, "cannot wait");
+  luaL_checkstack(L, LUA_MINSTACK, "cannot wait");   /* also for running tasks meanwhile */
   rvl_loop *loop = rvl_runtime_loop(L, rt);
   c->woken = RVL_WOKEN_NOT;
   c->blocked = L;

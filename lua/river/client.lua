@@ -269,12 +269,14 @@ end
 
 local LEARN_OPTIONS = {model = true, x = true, y = true, features = true, ground_truth = true, prediction = true,
   identifier = true}
+local IDENTIFIER_OPTION = {identifier = true}
 local PREDICT_OPTIONS = {model = true, x = true, features = true, identifier = true}
 
 local function check_identifier(where, identifier)
   local kind = type(identifier)
   if kind == "string" and identifier ~= "" or kind == "number" and identifier ~= 0 then
-    return check.label(where, "identifier", identifier)
+    check.label(where, "identifier", identifier)
+    return identifier
   end
   fail(where .. ": an identifier is a text or a number other than 0", "predict returns one as .identifier")
 end
@@ -346,29 +348,47 @@ function Client:learn(model, x, ...)
   return send_learn(self, model, {model = model, features = x, ground_truth = y})
 end
 
+-- The server keeps features and prediction of every identifier until it is used, for ever if need be. Sending always
+-- the same one for predictions that nobody will label keeps its storage, and the time it takes, flat.
+local UNLABELLED = "riverlua"
+
 --- Asks a model for a prediction. (POST /predict/)
 ---
---- `cli:predict(name, x)` or `cli:predict{model =, x =, identifier =}`. Regression: a number; binary: a table of
---- probabilities by label ("true", "false"), empty before any learning for some models; multiclass: the label, or nil
---- before any learning; cluster: an integer.
+--- `cli:predict(name, x)`, `cli:predict(name, x, {identifier = …})` or `cli:predict{model =, x =, identifier =}`.
+--- Regression: a number; binary: a table of probabilities by label ("true", "false"), empty before any learning for
+--- some models; multiclass: the label, or nil before any learning; cluster: an integer.
+--- With `identifier = true` the server keeps the sample under an identifier of its own, which is in the answer, for a
+--- label that comes later (`cli:learn{model =, identifier =, y =}`); a text or number is used as the identifier.
 ---@param model string|table
 ---@param x table|nil feature name → number, string or boolean
----@return table answer {model = name, prediction = …, identifier = text for a later label}
-function Client:predict(model, x)
-  local identifier
+---@param options {identifier: boolean|string|number|nil}|nil
+---@return table answer {model = name, prediction = …, identifier = only when asked for}
+function Client:predict(model, x, options)
+  local identifier = nil
   if type(model) == "table" and x == nil then
     local given = model
     errors.check_options("predict", given, PREDICT_OPTIONS)
     model, x, identifier = given.model, given.x, given.identifier
     if x == nil then x = given.features end
-    if identifier ~= nil then check_identifier("predict", identifier) end
+  elseif options ~= nil then
+    errors.expect("predict", "options", options, "table")
+    errors.check_options("predict", options, IDENTIFIER_OPTION)
+    identifier = options.identifier
   end
   if type(model) ~= "string" or model == "" then check.name("predict", model) end
   check.features("predict", x)
+  local sent = UNLABELLED
+  if identifier == true then
+    sent = nil
+  elseif identifier then
+    sent = check_identifier("predict", identifier)
+  end
   local req = {method = "POST", path = self._predict_path, headers = JSON_HEADERS,
-    json = {model = model, features = x, identifier = identifier}, timeout = self._timeout, idempotent = true}
+    json = {model = model, features = x, identifier = sent}, timeout = self._timeout, idempotent = true}
   local res = (self._transport or closed()):request(req)
-  return expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
+  local answer = expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
+  if not identifier then answer.identifier = nil end
+  return answer
 end
 
 -- --------------------------------------------------------------------------------------------------- inspection

@@ -30,7 +30,7 @@ end
 --- Waits, letting other tasks run.
 ---@param seconds number 0 gives every ready task one turn
 function task.sleep(seconds)
-  if type(seconds) ~= "number" or not (seconds >= 0) then
+  if type(seconds) ~= "number" or seconds < 0 or seconds ~= seconds then
     errors.raise{kind = "argument", message = "task.sleep: 'seconds' must be a number, not negative"}
   end
   return core.sleep(seconds)

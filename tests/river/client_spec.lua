@@ -132,7 +132,7 @@ describe("a call sends", function()
       "POST /api/model/regression/x%20y/ ",
       "POST /api/model/regression/ ",
       'POST /api/learn/ {"features":{"a":2.5,"b":1},"ground_truth":true,"model":"m"}',
-      'POST /api/predict/ {"features":{"b":1},"model":"m"}',
+      'POST /api/predict/ {"features":{"b":1},"identifier":"riverlua","model":"m"}',
     }, seen)
     for _, req in ipairs(requests) do assert.equal("application/json", req.headers["Accept"]) end
     assert.equal("application/octet-stream", requests[7].headers["Content-Type"])
@@ -218,7 +218,8 @@ describe("a call returns", function()
       return {body = '{"name":"m"}'}
     end)
     assert.equal("Successful learn.", cli:learn("m", {a = 1}, 1))
-    assert.same({model = "m", prediction = 0.5, identifier = "i"}, cli:predict("m", {a = 1}))
+    assert.same({model = "m", prediction = 0.5}, cli:predict("m", {a = 1}))
+    assert.same({model = "m", prediction = 0.5, identifier = "i"}, cli:predict("m", {a = 1}, {identifier = true}))
     assert.equal(204, cli:delete_model("m"))
     assert.equal("m", cli:upload_model(river.optim.A(), "custom"))
     local metrics = cli:metrics("m")
@@ -247,7 +248,7 @@ describe("nothing is sent when", function()
 
   it("features are missing, empty, unnamed or not finite", function()
     for _, method in ipairs{"learn", "predict"} do
-      local call = function(x) return cli[method](cli, "m", x, 1) end
+      local call = function(x) return cli[method](cli, "m", x, method == "learn" and 1 or nil) end
       refuses("no features", call, {})
       refuses("must be a table, got number", call, 5)
       refuses("must be a table, got string", call, "")

@@ -52,7 +52,7 @@ describe("this client and the official one", function()
     local model = river.preprocessing.StandardScaler() | river.linear_model.LinearRegression()
     show("upload_model", cli:upload_model(model, "regression", "parity"))
     for _, sample in ipairs(samples) do
-      show("predict", cli:predict("parity", sample.x))
+      show("predict", cli:predict("parity", sample.x, {identifier = true}))
       show("learn", cli:learn("parity", sample.x, sample.y))
     end
     show("metrics", cli:metrics("parity"))

@@ -86,7 +86,8 @@ describe("on a real server", function()
 
   it("a stored prediction is learned by its identifier", function()
     cli:upload_model(regression(), "regression", "later")
-    local answer = cli:predict("later", {a = 2})
+    assert.is_nil(cli:predict("later", {a = 2}).identifier)
+    local answer = cli:predict("later", {a = 2}, {identifier = true})
     assert.equal("string", type(answer.identifier))
     cli:learn{model = "later", identifier = answer.identifier, y = 3}
     assert.equal(1, cli:stats("later").learn.n_calls)

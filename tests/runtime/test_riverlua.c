@@ -22,8 +22,11 @@
 /* libuv closes descriptors by a bare system call, so their numbers seem to be in use when another thread gets them. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void) {
-  return "race:uv__epoll_init\nrace:uv_pipe\nrace:uv_async_init\n";
+  return "race:uv__epoll_init\nrace:uv_pipe\nrace:uv_async_init\n" "called_from_lib:libcurl.so\n";
 }
+
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) { return "history_size=7"; }   /* or the names above are not found */
 #endif
 
 static riverlua *open_runtime(void) {
