@@ -159,7 +159,7 @@ SANITIZE_TESTS := json task runtime sse http river_embedded
 asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) --no-print-directory BUILD=build-asan \
 	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" all c-tests
-	ASAN_OPTIONS=detect_leaks=1 build-asan/riverlua tests/run.lua --build build-asan $(SANITIZE_TESTS)
+	ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=4 build-asan/riverlua tests/run.lua --build build-asan $(SANITIZE_TESTS)
 
 .PHONY: tsan
 tsan: test-deps  ## the C tests with threads under ThreadSanitizer

@@ -12,7 +12,8 @@ local river = require "river"
 
 local TARGET = "five_thirty_eight"
 local folder = arg[0]:match("^(.*/)") or "./"
-local address = os.getenv("RIVER_ML_URL") or "embedded:"
+local address = os.getenv("RIVER_ML_URL") or ""
+if address == "" then address = "embedded:" end
 
 -- Rows of a CSV file as {x = features, y = target}.
 local function read_samples(path)

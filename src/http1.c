@@ -4,6 +4,8 @@
 #include <strings.h>
 
 #define MAX_CHUNK_LINE 1024
+#define MAX_CHUNK_DIGITS 15
+#define INCOMPLETE SIZE_MAX
 
 static void bad(rvl_http1 *a, const char *error) {
   a->state = RVL_HTTP1_BAD;
@@ -28,6 +30,8 @@ void rvl_http1_begin(rvl_http1 *a, bool no_body, size_t max_head, size_t max_bod
   a->no_body = no_body;
   a->minor = a->status = 0;
   a->remaining = 0;
+  a->chunk_line = a->digits = 0;
+  a->last = '\0';
   a->line = a->trailers = 0;
   a->max_head = max_head;
   a->max_body = max_body;
@@ -63,6 +67,8 @@ static bool lists(const char *value, size_t length, const char *word) {
 
 typedef struct framing {
   bool has_length, bad_length, chunked, other_coding, close, keep_alive;
+  bool folded;    /* one of these went on in the next line: what it says is not known */
+  enum { OTHER, LENGTH_OR_CODING, CONNECTION } last;   /* the header that was read last */
   uint64_t length;
 } framing;
 
@@ -81,20 +87,26 @@ static void read_length(framing *f, const char *value, size_t length) {
 /* The three headers that say where the answer ends; false: not a header. */
 static bool read_header(framing *f, const char *line, size_t length) {
   const char *colon = memchr(line, ':', length);
-  if (colon == NULL || colon == line) return false;
+  if (colon == NULL) return false;
   size_t name = (size_t)(colon - line);
+  while (name > 0 && (line[name - 1] == ' ' || line[name - 1] == '\t')) name--;
+  if (name == 0) return false;
   const char *value = colon + 1;
-  size_t rest = length - name - 1;
+  size_t rest = length - (size_t)(value - line);
   while (rest > 0 && (*value == ' ' || *value == '\t')) value++, rest--;
   while (rest > 0 && (value[rest - 1] == ' ' || value[rest - 1] == '\t')) rest--;
+  f->last = LENGTH_OR_CODING;
   if (name == 14 && strncasecmp(line, "content-length", name) == 0) {
     read_length(f, value, rest);
   } else if (name == 17 && strncasecmp(line, "transfer-encoding", name) == 0) {
     if (rest == 7 && strncasecmp(value, "chunked", rest) == 0) f->chunked = true;
     else f->other_coding = true;
   } else if (name == 10 && strncasecmp(line, "connection", name) == 0) {
+    f->last = CONNECTION;
     f->close = f->close || lists(value, rest, "close");
     f->keep_alive = f->keep_alive || lists(value, rest, "keep-alive");
+  } else {
+    f->last = OTHER;
   }
   return true;
 }
@@ -107,8 +119,10 @@ static bool read_headers(const rvl_http1 *a, framing *f) {
     size_t length = (size_t)(newline - at);
     if (length > 0 && at[length - 1] == '\r') length--;
     if (length == 0) return true;
-    bool continues = *at == ' ' || *at == '\t';   /* an old form; never one of the three that matter */
+    bool continues = *at == ' ' || *at == '\t';   /* an old form */
     if (!continues && !read_header(f, at, length)) return false;
+    if (continues && f->last == LENGTH_OR_CODING) f->folded = true;
+    if (continues && f->last == CONNECTION) f->close = true;
     at = newline + 1;
   }
   return true;
@@ -125,16 +139,21 @@ static void begin_body(rvl_http1 *a) {
     a->head.length = a->line = 0;
     return;
   }
-  a->keep_alive = !f.close && (a->minor >= 1 || f.keep_alive);
-  if (a->status == 101 || f.other_coding) {
-    bad(a, "the server switched to something that was not asked for");
-  } else if (f.bad_length) {
-    bad(a, "the answer's Content-Length is not one number");
+  bool doubtful = f.bad_length || f.other_coding || f.folded;
+  bool two_framings = f.chunked && (f.has_length || a->minor == 0);   /* RFC 9112, 6.1: not to be trusted */
+  a->keep_alive = !f.close && (a->minor >= 1 || f.keep_alive) && !doubtful && !two_framings;
+  if (a->status == 101) {
+    bad(a, "the server switched to a protocol that was not asked for");
   } else if (a->no_body || a->status == 204 || a->status == 304) {
     a->state = RVL_HTTP1_DONE;
+  } else if (f.other_coding) {
+    bad(a, "the answer has a transfer coding that was not asked for");
+  } else if (f.folded) {
+    bad(a, "a header of the answer that says where it ends goes on in a second line");
+  } else if (f.bad_length) {
+    bad(a, "the answer's Content-Length is not one number");
   } else if (f.chunked) {
     a->chunked = true;
-    if (f.has_length) a->keep_alive = false;   /* RFC 9112 6.1: two framings are suspicious */
     a->state = RVL_HTTP1_CHUNK_SIZE;
   } else if (f.has_length) {
     if (f.length > a->max_body) {
@@ -149,36 +168,55 @@ static void begin_body(rvl_http1 *a) {
   }
 }
 
-/* Length of the line that starts at `line` in the head, without its end; SIZE_MAX: not complete. */
+/* Length of the line that starts at `line` in the head, without its end. */
 static size_t line_length(const rvl_http1 *a) {
   size_t length = a->head.length - a->line;
-  if (length == 0 || a->head.data[a->head.length - 1] != '\n') return (size_t)-1;
+  if (length == 0 || a->head.data[a->head.length - 1] != '\n') return INCOMPLETE;
   length--;
   return length > 0 && a->head.data[a->line + length - 1] == '\r' ? length - 1 : length;
 }
 
-/* Appends to the head up to the end of a line. */
+/* Appends to the head up to the end of a line, but not past the limit; false: no memory. */
 static bool take_line(rvl_http1 *a, const char *data, size_t length, size_t *taken) {
   const char *newline = memchr(data, '\n', length);
+  size_t room = a->max_head - a->head.length;
   *taken = newline != NULL ? (size_t)(newline - data) + 1 : length;
-  if (a->head.length + *taken > a->max_head) {
-    head_too_large(a);
-    return true;
-  }
+  if (*taken > room) *taken = room;
   return rvl_bytes_append(&a->head, data, *taken);
 }
 
-static bool feed_head(rvl_http1 *a, const char *data, size_t length, size_t *taken) {
+/* RFC 9110, 5.5 and RFC 9112, 2.2: some readers take these for the end of a line. */
+static bool has_hidden_end(const rvl_http1 *a, size_t length) {
+  const char *line = a->head.data + a->line;
+  return memchr(line, '\r', length) != NULL || memchr(line, '\0', length) != NULL;
+}
+
+/* Reads the line at `line` of head or trailers as far as it has come; INCOMPLETE also when it is bad. */
+static bool next_line(rvl_http1 *a, const char *data, size_t length, size_t *taken, size_t *line) {
+  *line = INCOMPLETE;
   if (!take_line(a, data, length, taken)) return false;
-  if (a->state == RVL_HTTP1_BAD) return true;
-  size_t line = line_length(a);
-  if (a->line == 0) {
+  size_t got = line_length(a);
+  if (a->state == RVL_HTTP1_HEAD && a->line == 0) {
     /* tell garbage early: it may never send a line end */
     size_t known = a->head.length < 7 ? a->head.length : 7;
-    if (memcmp(a->head.data, "HTTP/1.", known) != 0) bad(a, "the server does not speak HTTP/1");
-    else if (line != (size_t)-1 && !read_status_line(a, a->head.data, line)) bad(a, "the status line is malformed");
+    if (known > 0 && memcmp(a->head.data, "HTTP/1.", known) != 0) bad(a, "the server does not speak HTTP/1");
+    else if (got != INCOMPLETE && !read_status_line(a, a->head.data, got)) bad(a, "the status line is malformed");
   }
-  if (a->state == RVL_HTTP1_BAD || line == (size_t)-1) return true;
+  if (a->state == RVL_HTTP1_BAD) return true;
+  if (got == INCOMPLETE) {
+    if (*taken < length) head_too_large(a);
+  } else if (has_hidden_end(a, got)) {
+    bad(a, "a header of the answer contains a control character");
+  } else {
+    *line = got;
+  }
+  return true;
+}
+
+static bool feed_head(rvl_http1 *a, const char *data, size_t length, size_t *taken) {
+  size_t line;
+  if (!next_line(a, data, length, taken, &line)) return false;
+  if (line == INCOMPLETE) return true;
   bool ends = line == 0 && a->line > 0;
   a->line = a->head.length;
   if (ends) begin_body(a);
@@ -199,47 +237,58 @@ static int hex_digit(char c) {
   return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* A line like "1a;name=value" that is kept in the head while it is incomplete, then dropped. */
-static bool feed_chunk_size(rvl_http1 *a, const char *data, size_t length, size_t *taken) {
-  if (a->trailers == 0) a->trailers = a->line = a->head.length;
-  if (!take_line(a, data, length, taken)) return false;
-  if (a->state == RVL_HTTP1_BAD) return true;
-  size_t line = line_length(a);
-  if (line == (size_t)-1) {
-    if (a->head.length - a->line > MAX_CHUNK_LINE) bad(a, "a chunk of the answer has no size");
-    return true;
-  }
-  uint64_t size = 0;
-  size_t i = 0;
-  const char *text = a->head.data + a->line;
-  for (; i < line && hex_digit(text[i]) >= 0 && i < 16; i++) size = size * 16 + (uint64_t)hex_digit(text[i]);
-  bool ok = i > 0 && i < 16 && (i == line || text[i] == ';' || text[i] == ' ' || text[i] == '\t');
-  a->head.length = a->line;
-  if (!ok) {
+static void end_chunk_line(rvl_http1 *a) {
+  if (a->digits == 0) {
     bad(a, "a chunk of the answer has no size");
-  } else if (size == 0) {
+  } else if (a->remaining == 0) {
+    a->trailers = a->line = a->head.length;
     a->state = RVL_HTTP1_TRAILERS;
-  } else if (size > a->max_body - a->body.length) {
+  } else if (a->remaining > a->max_body - a->body.length) {
     body_too_large(a);
   } else {
-    a->remaining = size;
+    a->last = '\0';
     a->state = RVL_HTTP1_BODY;
   }
-  return true;
+}
+
+/* One byte of a line like "1a;name=value", of which only the number counts. */
+static void feed_chunk_size(rvl_http1 *a, char c, size_t *taken) {
+  *taken = 1;
+  if (c == '\n') {
+    end_chunk_line(a);
+    return;
+  }
+  int digit = hex_digit(c);
+  bool in_number = a->chunk_line == a->digits;
+  bool delimiter = c == ';' || c == ' ' || c == '\t' || c == '\r';
+  if (in_number && digit >= 0 && a->digits < MAX_CHUNK_DIGITS) {
+    a->remaining = a->remaining * 16 + (uint64_t)digit;
+    a->digits++;
+  } else if ((in_number && !delimiter) || a->last == '\r' || a->chunk_line == MAX_CHUNK_LINE) {
+    bad(a, "a chunk of the answer has no size");
+  }
+  a->chunk_line++;
+  a->last = c;
 }
 
 /* The line end after a chunk's bytes. */
-static void feed_chunk_end(rvl_http1 *a, const char *data, size_t *taken) {
+static void feed_chunk_end(rvl_http1 *a, char c, size_t *taken) {
   *taken = 1;
-  if (*data == '\n') a->state = RVL_HTTP1_CHUNK_SIZE;
-  else if (*data != '\r') bad(a, "a chunk of the answer is longer than its size");
+  if (c == '\n') {
+    a->chunk_line = a->digits = 0;
+    a->last = '\0';
+    a->state = RVL_HTTP1_CHUNK_SIZE;
+  } else if (c == '\r' && a->last != '\r') {
+    a->last = c;
+  } else {
+    bad(a, "a chunk of the answer is longer than its size");
+  }
 }
 
 static bool feed_trailers(rvl_http1 *a, const char *data, size_t length, size_t *taken) {
-  if (!take_line(a, data, length, taken)) return false;
-  if (a->state == RVL_HTTP1_BAD) return true;
-  size_t line = line_length(a);
-  if (line == (size_t)-1) return true;
+  size_t line;
+  if (!next_line(a, data, length, taken, &line)) return false;
+  if (line == INCOMPLETE) return true;
   if (line == 0) {
     a->head.length = a->line;
     if (a->head.length == a->trailers) a->trailers = 0;
@@ -272,8 +321,8 @@ bool rvl_http1_feed(rvl_http1 *a, const char *data, size_t length, size_t *taken
         step = left;
         ok = take_body(a, rest, left);
         break;
-      case RVL_HTTP1_CHUNK_SIZE: ok = feed_chunk_size(a, rest, left, &step); break;
-      case RVL_HTTP1_CHUNK_END: feed_chunk_end(a, rest, &step); break;
+      case RVL_HTTP1_CHUNK_SIZE: feed_chunk_size(a, *rest, &step); break;
+      case RVL_HTTP1_CHUNK_END: feed_chunk_end(a, *rest, &step); break;
       default: ok = feed_trailers(a, rest, left, &step); break;
     }
     at += step;

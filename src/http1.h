@@ -30,6 +30,9 @@ typedef struct rvl_http1 {
   int minor;              /* HTTP/1.minor */
   int status;
   uint64_t remaining;
+  size_t chunk_line;      /* bytes of the line with a chunk's size */
+  unsigned digits;        /* of that size */
+  char last;              /* the byte before, where that matters */
   size_t line;            /* where the line being read starts in `head` */
   size_t trailers;        /* where the trailers start in `head`; 0: none */
   size_t max_head, max_body;

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #define MAX_IDLE 64
+#define MAX_IDLE_NS (100 * UINT64_C(1000000000))   /* routers forget connections without a word */
 #define RECEIVE_SIZE 16384
 #define RECEIVES_AT_ONCE 16   /* so that one fast sender does not starve the others */
 
@@ -27,22 +28,29 @@ struct rvl_http1_connection {
   rvl_http1 answer;
   rvl_bytes out;             /* the request */
   size_t sent;
+  bool refused;              /* the server has closed its side: the rest of the request cannot be sent */
+  uint64_t last_used;
   rvl_bytes origin;          /* "host:port" */
   struct rvl_http1_connection *previous, *next;
 };
 
 /* ---- which requests, and what they look like ------------------------------------------------------- */
 
+static bool is_origin_char(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c != '\0' && strchr("-._:[]", c));
+}
+
 /* Takes a URL apart that needs no cleaning up; false: libcurl shall look at it. */
 static bool read_address(const char *url, rvl_plain_address *a) {
   if (strncmp(url, "http://", 7) != 0) return false;
   const char *c = url + 7;
   a->origin = c;
-  while (*c > ' ' && *c < 0x7f && *c != '/' && *c != '?' && *c != '#' && *c != '@' && *c != '\\') c++;
+  while (is_origin_char(*c)) c++;
   a->origin_length = (size_t)(c - a->origin);
   a->target = c;
+  if (a->origin_length == 0 || (*c != '\0' && *c != '/' && *c != '?')) return false;
   while (*c > ' ' && *c < 0x7f && *c != '#' && !(*c == '/' && c[1] == '.')) c++;
-  return a->origin_length > 0 && *c == '\0' && a->target[0] != '@' && a->target[0] != '\\';
+  return *c == '\0';
 }
 
 static bool is_method(const char *method) {
@@ -114,6 +122,7 @@ static void make_idle(rvl_http1_connection *c) {
   rvl_net *net = c->net;
   list_remove(&net->http1_busy, c);
   c->transfer->http1 = NULL;
+  c->last_used = c->transfer->heard;
   c->transfer = NULL;
   c->reused = true;
   list_add(&net->http1_idle, c);
@@ -124,14 +133,29 @@ static void make_idle(rvl_http1_connection *c) {
   }
 }
 
+/*
+** Whether the server neither closed the connection nor said anything since. The loop may not have told yet: what came
+** unasked must not be taken for the answer to the next request, and what was not sent need not be sent again.
+*/
+static bool is_quiet(const rvl_http1_connection *c) {
+  char byte;
+  return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 static rvl_http1_connection *find_idle(const rvl_transfer *t) {
   const rvl_plain_address *a = &t->address;
-  for (rvl_http1_connection *c = t->net->http1_idle; c != NULL; c = c->next)
-    if (c->origin.length == a->origin_length && memcmp(c->origin.data, a->origin, a->origin_length) == 0) return c;
+  for (rvl_http1_connection *c = t->net->http1_idle, *next; c != NULL; c = next) {
+    next = c->next;
+    if (c->origin.length != a->origin_length || memcmp(c->origin.data, a->origin, a->origin_length) != 0) continue;
+    if (t->started - c->last_used <= MAX_IDLE_NS && is_quiet(c)) return c;
+    close_connection(c);
+  }
   return NULL;
 }
 
 /* ---- one request ------------------------------------------------------------------------------------- */
+
+static void receive(rvl_http1_connection *c);
 
 static void end_with(rvl_transfer *t, rvl_failure failure, const char *message) {
   rvl_net_fail(t, failure, message);
@@ -144,7 +168,9 @@ static void start_afresh(rvl_transfer *t) {
   t->connected = 0;
   t->receiving = false;
   t->phase = RVL_CONNECTING;
+  t->sending = false;
   t->reused = false;
+  rvl_net_refresh_deadline(t);
   if (!rvl_net_connect(t)) rvl_transfer_cancel(t);
 }
 
@@ -155,20 +181,23 @@ static void lost(rvl_transfer *t, const char *message) {
 }
 
 static void flush(rvl_http1_connection *c) {
-  while (c->sent < c->out.length) {
+  rvl_transfer *t = c->transfer;
+  while (!c->refused && c->sent < c->out.length) {
     ssize_t n = send(c->fd, c->out.data + c->sent, c->out.length - c->sent, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (n < 0) {
-      lost(c->transfer, "the server closed the connection while the request was being sent");
-      return;
+      c->refused = true;
+      break;
     }
     c->sent += (size_t)n;
-    c->transfer->heard = rvl_now();
+    t->heard = rvl_now();
   }
-  c->transfer->sending = c->sent < c->out.length;
-  int events = UV_READABLE | (c->transfer->sending ? UV_WRITABLE : 0);
-  if (!rvl_net_watch_for(c->watch, events)) end_with(c->transfer, RVL_FAIL_MEMORY, "the socket cannot be watched");
+  t->sending = !c->refused && c->sent < c->out.length;
+  rvl_net_refresh_deadline(t);
+  int events = UV_READABLE | (t->sending ? UV_WRITABLE : 0);
+  if (!rvl_net_watch_for(c->watch, events)) end_with(t, RVL_FAIL_MEMORY, "the socket cannot be watched");
+  else if (c->refused) receive(c);   /* it may have answered before it closed */
 }
 
 static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
@@ -179,8 +208,8 @@ static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
   t->phase = RVL_SENT;
   t->reused = c->reused;
   c->sent = 0;
+  c->refused = false;
   rvl_http1_begin(&c->answer, strcmp(t->request.method, "HEAD") == 0, RVL_MAX_HEAD, t->request.max_body);
-  rvl_net_refresh_deadline(t);
   if (write_request(&c->out, t)) flush(c);
   else end_with(t, RVL_FAIL_MEMORY, "out of memory");
 }
@@ -220,7 +249,7 @@ static void complete(rvl_http1_connection *c, bool more_came) {
   rvl_transfer *t = c->transfer;
   rvl_http1 *a = &c->answer;
   t->status = a->status;
-  t->http_version = 10 + a->minor;
+  t->http_version = a->minor == 0 ? 10 : 11;
   t->complete_head = true;
   t->trailers = a->trailers;
   t->head = a->head;
@@ -252,11 +281,13 @@ static void receive(rvl_http1_connection *c) {
   for (int i = 0; i < RECEIVES_AT_ONCE; i++) {
     ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && !c->refused) break;
     rvl_transfer *t = c->transfer;
     if (n <= 0) {
       if (!t->receiving) {
         lost(t, n == 0 ? "the server closed the connection without an answer" : "the server reset the connection");
+      } else if (n < 0 || c->refused) {
+        end_with(t, RVL_FAIL_PROTOCOL, "the answer was cut off: the server reset the connection");
       } else {
         rvl_http1_end(&c->answer);
         go_on(c, true);

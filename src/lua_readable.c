@@ -1,6 +1,7 @@
 /* core.wait_readable: waits until a file descriptor has something to read, so that tasks go on at a prompt. */
 #include "runtime.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 
 #define READABLE "riverlua.Readable"
@@ -58,7 +59,11 @@ int rvl_wait_readable(lua_State *L) {
   lua_setmetatable(L, -2);
   uv_poll_t *poll = malloc(sizeof *poll);
   if (poll == NULL) return luaL_error(L, "not enough memory");
-  if (uv_poll_init(&loop->uv, poll, fd) != 0) {   /* a plain file: always ready */
+  /* libuv makes it non-blocking; a terminal is shared with standard output, which must stay as it was */
+  int flags = fcntl(fd, F_GETFL);
+  int err = uv_poll_init(&loop->uv, poll, fd);
+  if (flags != -1) fcntl(fd, F_SETFL, flags);
+  if (err != 0) {   /* a plain file: always ready */
     free(poll);
     return 0;
   }

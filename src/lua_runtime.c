@@ -15,5 +15,7 @@ int rvl_open_runtime(lua_State *L) {
   lua_setfield(L, -2, "version");
   lua_pushliteral(L, LUA_COPYRIGHT);
   lua_setfield(L, -2, "lua_copyright");
+  lua_pushcfunction(L, rvl_is_embedded);
+  lua_setfield(L, -2, "is_embedded");
   return 1;
 }

@@ -103,6 +103,7 @@ static int os_exit(lua_State *L) {
     lua_pushcfunction(L, rvl_end_tasks);
     lua_pcall(L, 0, 0, 0);
   }
+  rvl_upvalue_runtime(L)->closing = lua_toboolean(L, 2);
   int nargs = lua_gettop(L) < 2 ? lua_gettop(L) : 2;
   lua_settop(L, nargs);
   lua_pushvalue(L, lua_upvalueindex(2));

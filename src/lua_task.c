@@ -90,9 +90,9 @@ static void keep_failure(lua_State *L, int index) {
 static bool is_cancellation(lua_State *L, int index) {
   if (!lua_istable(L, index)) return false;
   lua_pushliteral(L, "kind");
-  bool yes = lua_rawget(L, index) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "cancelled") == 0;
+  const char *kind = lua_rawget(L, index) == LUA_TSTRING ? lua_tostring(L, -1) : "";
   lua_pop(L, 1);
-  return yes;
+  return strcmp(kind, "cancelled") == 0 || strcmp(kind, "interrupted") == 0;
 }
 
 /* (task, its error) → whether it was cancelled; a failure that nobody waits for is kept */
@@ -163,6 +163,7 @@ static int task_spawn(lua_State *L) {
   rvl_runtime *rt = rvl_upvalue_runtime(L);
   luaL_checkany(L, 1);
   int nargs = lua_gettop(L) - 1;
+  rvl_runtime_check_open(L, rt);
   rvl_runtime_loop(L, rt);
   task *t = lua_newuserdatauv(L, sizeof *t, TASK_VALUES);
   memset(t, 0, sizeof *t);

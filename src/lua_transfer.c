@@ -61,6 +61,7 @@ static int net_new(lua_State *L) {
   static const long codes[] = {CURL_HTTP_VERSION_2TLS, CURL_HTTP_VERSION_1_1, CURL_HTTP_VERSION_2_0,
                                CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE};
   rvl_runtime *rt = rvl_upvalue_runtime(L);
+  rvl_runtime_check_open(L, rt);
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
   lua_getfield(L, 1, "http");
@@ -131,6 +132,7 @@ static bool add_wire_header(headers_box *box, const char *line, size_t length) {
 static int net_headers(lua_State *L) {
   check_net(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
+  rvl_runtime_check_open(L, rt);
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_Integer n = luaL_len(L, 2);
   headers_box *box = lua_newuserdatauv(L, sizeof *box, 0);
@@ -185,6 +187,7 @@ static size_t check_size(lua_State *L, int arg, size_t otherwise) {
 static transfer_box *start(lua_State *L) {
   net_box *net = check_net(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
+  rvl_runtime_check_open(L, rt);
   const headers_box *headers = luaL_checkudata(L, 4, HEADERS);
   rvl_request request = {
       .url = luaL_checkstring(L, 2),

@@ -57,6 +57,15 @@ static int search(lua_State *L) {
   return 2;
 }
 
+/* embedded(path) → whether a Lua file of riverlua's own has this path, such as "river/client.lua" */
+int rvl_is_embedded(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  bool found = false;
+  for (size_t i = 0; i < rvl_embedded_count && !found; i++) found = strcmp(rvl_embedded_files[i].path, path) == 0;
+  lua_pushboolean(L, found);
+  return 1;
+}
+
 /* After package.preload, so that a host may put its own in place, and before the file system. */
 void rvl_open_searcher(lua_State *L) {
   lua_getglobal(L, "package");

@@ -102,6 +102,7 @@ void riverlua_close(riverlua *r) {
   lua_settop(r->L, 0);
   lua_pushcfunction(r->L, rvl_end_tasks);
   lua_pcall(r->L, 0, 0, 0);
+  r->rt->closing = true;
   lua_close(r->L);
   free(r->message);
   free(r->kind);

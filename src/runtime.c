@@ -71,6 +71,10 @@ rvl_loop *rvl_runtime_loop(lua_State *L, rvl_runtime *rt) {
   return &rt->loop;
 }
 
+void rvl_runtime_check_open(lua_State *L, const rvl_runtime *rt) {
+  if (rt->closing) rvl_raise(L, "closed", NULL, "the runtime is being closed");
+}
+
 /* ---- errors -------------------------------------------------------------------------------------- */
 
 /* Pushes riverlua.errors.new, or fails: a host may have taken `require` away. */

@@ -71,6 +71,7 @@ typedef struct rvl_runtime {
   lua_Integer spawned;
   size_t pending;                    /* transfers under way: something will wake the loop */
   int pump_depth;
+  bool closing;                      /* Lua runs no finalizers for what is made from now on */
   atomic_bool interrupted;
   atomic_bool stopping;              /* the script has been told; the call into the runtime has not returned */
   volatile sig_atomic_t hooked;      /* a hook is set that will tell it */
@@ -87,6 +88,9 @@ void rvl_new_class(lua_State *L, const char *name, const luaL_Reg *methods, cons
 
 /* The loop, opened on first use; raises when that fails or the process was forked. */
 rvl_loop *rvl_runtime_loop(lua_State *L, rvl_runtime *rt);
+
+/* Raises kind "closed" while the state is being closed: what it guards would never be freed. */
+void rvl_runtime_check_open(lua_State *L, const rvl_runtime *rt);
 
 /* Raises riverlua.errors.new{kind=, message=, hint=}; `hint` may be NULL. */
 int rvl_raise(lua_State *L, const char *kind, const char *hint, const char *format, ...);
@@ -140,5 +144,6 @@ int rvl_open_terminal(lua_State *L);
 int rvl_open_runtime(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
+int rvl_is_embedded(lua_State *L);
 
 #endif

@@ -64,4 +64,12 @@ local function list(self)
   return next, members, nil
 end
 
-return setmetatable(river, {__index = lookup, __pairs = list})
+-- For completion at the prompt.
+local function names()
+  local all = {}
+  for name in pairs(require("river.catalog").members(ROOT)) do all[#all + 1] = name end
+  for name in next, river do all[#all + 1] = name end
+  return all
+end
+
+return setmetatable(river, {__index = lookup, __pairs = list, __names = names})

@@ -617,6 +617,13 @@ Module.__call = function(self)
       or suggestion(parent, name) or "a function is passed as a value: river.compose.FuncTransformer(" .. path .. ")")
 end
 
+-- For completion at the prompt.
+Module.__names = function(self)
+  local names = {}
+  for name in pairs(catalog().members(model.dotted_name(self))) do names[#names + 1] = name end
+  return names
+end
+
 Module.__pairs = function(self)
   local members = {}
   for name in pairs(catalog().members(model.dotted_name(self))) do members[name] = self[name] end

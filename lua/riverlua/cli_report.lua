@@ -57,13 +57,11 @@ end
 -- ---------------------------------------------------------------------------------------------------------
 -- Running the user's code
 
--- The folders of riverlua's own Lua files, as their chunk names begin.
-local OWN_FOLDERS = {riverlua = true, river = true, modelriver = true, training = true, reward = true}
-
+-- Whether a function is C's or riverlua's own.
 local function is_library(info)
   if info.what == "C" then return true end
-  local path = info.source:match("^[@=](.*)") or ""
-  return OWN_FOLDERS[path:gsub("^.*%f[%w]lua/", ""):match("^(%w+)/")] ~= nil
+  local path = info.source:match("^@.-%f[%w]lua/(.*)")
+  return path ~= nil and require("riverlua.core.runtime").is_embedded(path)
 end
 
 -- A riverlua error in the words of its tostring, with the script's position in front. The frames of the library

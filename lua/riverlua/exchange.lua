@@ -18,7 +18,9 @@ local default_max_body = 256 * 1024 * 1024
 local longest_retry_after = 60
 local safe_methods = {GET = true, HEAD = true, OPTIONS = true, PUT = true, DELETE = true, TRACE = true}
 local redirect_statuses = {[301] = true, [302] = true, [303] = true, [307] = true, [308] = true}
-local secret_headers = {["authorization"] = true, ["cookie"] = true, ["proxy-authorization"] = true}
+-- What may follow a redirect to another host. Anything else could be a credential under a name of its own.
+local harmless_headers = {["accept"] = true, ["accept-language"] = true, ["accept-encoding"] = true,
+  ["cache-control"] = true, ["content-type"] = true, ["range"] = true, ["user-agent"] = true}
 
 -- Seconds or a table of seconds → {connect, first_byte, idle, total}; 0 stands for none.
 local function read_timeouts(where, given, base)
@@ -54,7 +56,7 @@ local http_modes = {auto = "auto", prior = "prior", [false] = "1.1", [true] = "a
 local known_options = {
   headers = "table", timeout = true, retries = "integer", proxy = "string|boolean", ca_file = "string",
   redirects = "integer", max_body = "integer", user_agent = "string", http2 = true, decompress = "boolean",
-  verify = "boolean", secret_headers = "table", unix_socket = "string",
+  verify = "boolean", safe_headers = "table", unix_socket = "string",
 }
 
 --- Connections and defaults of one client; `options` are those of http.Client but for `base_url`.
@@ -82,8 +84,8 @@ function exchange.new(where, options)
   self.max_body = options.max_body or default_max_body
   self.user_agent = options.user_agent or "riverlua/" .. runtime.version
   self.headers = options.headers or {}
-  self.secret = setmetatable({}, {__index = secret_headers})
-  for _, name in ipairs(options.secret_headers or {}) do self.secret[name:lower()] = true end
+  self.harmless = setmetatable({}, {__index = harmless_headers})
+  for _, name in ipairs(options.safe_headers or {}) do self.harmless[name:lower()] = true end
   self.net = core.net{
     proxy = proxy,
     ca_file = options.ca_file or os.getenv("RIVERLUA_CA") or os.getenv("SSL_CERT_FILE"),
@@ -98,10 +100,13 @@ function exchange.new(where, options)
   return self
 end
 
-local function add_headers(lines, seen, headers, skip)
+local function add_headers(lines, seen, headers, allowed)
   for name, value in pairs(headers) do
+    if type(name) ~= "string" or not name:find("^[%w!#$%%&'*+.^_`|~-]+$") then
+      errors.raise{kind = "argument", message = ("'%s' is not a header's name"):format(tostring(name))}
+    end
     local lower = name:lower()
-    if not seen[lower] and not (skip and skip[lower]) then
+    if not seen[lower] and (not allowed or allowed[lower]) then
       seen[lower] = true
       for _, one in ipairs(type(value) == "table" and value or {value}) do
         one = tostring(one)
@@ -112,11 +117,11 @@ local function add_headers(lines, seen, headers, skip)
   end
 end
 
--- Headers as libcurl takes them; `skip`: lower-case names left out.
-local function build_header_set(self, headers, content_type, skip)
+-- Headers as libcurl takes them; `allowed`: the only names, in lower case, that are taken (nil: all).
+local function build_header_set(self, headers, content_type, allowed)
   local lines, seen = {}, {}
-  if headers then add_headers(lines, seen, headers, skip) end
-  add_headers(lines, seen, self.headers, skip)
+  if headers then add_headers(lines, seen, headers, allowed) end
+  add_headers(lines, seen, self.headers, allowed)
   if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: " .. self.user_agent end
   if not seen["content-type"] then
     lines[#lines + 1] = content_type and "Content-Type: " .. content_type or "Content-Type:"
@@ -332,7 +337,8 @@ local function redirect(self, call, res, location)
     target = target:gsub("://", "://" .. from.userinfo:gsub("%%", "%%%%") .. "@", 1)
   end
   call.url = target
-  call.headers = build_header_set(self, call.header_source, call.content_type, call.left_origin and self.secret or nil)
+  local allowed = call.left_origin and self.harmless or nil
+  call.headers = build_header_set(self, call.header_source, call.content_type, allowed)
 end
 
 --- Sends a short request, as hot paths do: the answer when the first attempt brings one that needs nothing more.

@@ -23,14 +23,16 @@ Client.__name = "riverlua.http.Client"
 local encode_json = json.encoder{sort = true}
 
 --- Makes a client with connections of its own.
---- `options`: `base_url` (for relative URLs); `headers` (sent with every request); `timeout`: seconds in all, or
---- `{connect = 10, first_byte = 60, idle = 60, total = 300}` (false: none); `retries` = 2 (where a repeat is safe);
---- `redirects` = 5 (0: handed to you); `max_body` = 256 MiB after decompression; `proxy`: URL, false: none, nil: from
---- the environment (`http_proxy`, `https_proxy`, `no_proxy`); `ca_file`: PEM file (default: `RIVERLUA_CA`,
---- `SSL_CERT_FILE`, the system's); `verify` = true; `http2`: "auto" (with TLS), "prior" (without asking first; libcurl
---- below 8 then needs a connection for each request), false;
---- `decompress` = true; `secret_headers`: names of headers that are dropped, like Authorization, when a redirect leads
---- to another host; `user_agent`; `unix_socket`: path.
+--- `options`:
+--- `base_url`, for relative URLs; `headers`, sent with every request; `user_agent`;
+--- `timeout`: seconds in all, or `{connect = 10, first_byte = 60, idle = 60, total = 300}` (false: none);
+--- `retries` = 2, where a repeat is safe; `redirects` = 5 (0: handed to you);
+--- `safe_headers`: names of headers of your own that may follow a redirect to another host; others are dropped there;
+--- `max_body` = 256 MiB after decompression; `decompress` = true;
+--- `proxy`: URL, false: none, nil: from the environment (`http_proxy`, `https_proxy`, `no_proxy`); `unix_socket`: path;
+--- `ca_file`: PEM file (default: `RIVERLUA_CA`, `SSL_CERT_FILE`, the system's); `verify` = true;
+--- `http2`: "auto" (with TLS), "prior" (without asking first; libcurl below 8 then opens a connection for each request),
+--- false.
 ---@param options table|nil
 ---@return riverlua.HttpClient
 function http.Client(options)
@@ -46,10 +48,27 @@ function http.Client(options)
   }, Client)
 end
 
+-- name → type; true: looked at where it is used
 local request_options = {
-  method = true, url = true, query = true, headers = true, body = true, json = true, form = true, timeout = true,
-  retries = true, idempotent = true, redirects = true, stream = true, content_length = true, max_body = true,
+  method = "string", url = true, query = "table|string", headers = "table", body = "string|callable", json = true,
+  form = "table", timeout = true, retries = "integer", idempotent = "boolean", redirects = "integer",
+  stream = "boolean", content_length = "integer", max_body = "integer",
 }
+
+-- The request in words of HTTP and of the right types, or an error.
+local function check_request(self, options)
+  if getmetatable(self) ~= Client then
+    errors.raise{kind = "argument", message = "client:request: call it with a colon: client:get(url)"}
+  end
+  errors.expect("client:request", "options", options, "table")
+  errors.check_options("client:request", options, request_options)
+  for name, wanted in pairs(request_options) do
+    if options[name] ~= nil and wanted ~= true then errors.expect("client:request", name, options[name], wanted) end
+  end
+  if options.method and not options.method:find("^%u+$") then
+    errors.raise{kind = "argument", message = "client:request: 'method' must be a word in capital letters, like GET"}
+  end
+end
 
 local function full_url(self, options)
   local address = options.url
@@ -72,9 +91,6 @@ local function body_of(options)
   if options.json ~= nil then return encode_json(options.json), "application/json" end
   if options.form ~= nil then return url.encode_form(options.form), "application/x-www-form-urlencoded" end
   local body = options.body
-  if body ~= nil and type(body) ~= "string" then
-    errors.expect("client:request", "body", body, "string|callable")
-  end
   return body, body and "application/octet-stream"
 end
 
@@ -86,8 +102,7 @@ end
 ---@param options table
 ---@return riverlua.HttpResponse
 function Client:request(options)
-  errors.expect("client:request", "options", options, "table")
-  errors.check_options("client:request", options, request_options)
+  check_request(self, options)
   local body, content_type = body_of(options)
   return self.exchange:send{
     method = options.method or "GET",

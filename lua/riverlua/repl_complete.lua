@@ -1,6 +1,7 @@
 --- Completion of names at the prompt: globals, locals of the session, keywords, fields and methods.
 --
--- Nothing of the user's is called: only tables are looked into, and `__index` only where it is a table.
+-- Nothing of the user's is called: only tables are looked into, and `__index` only where it is a table. Tables whose
+-- fields are made when they are asked for say so in their metatable: `__names(value)` → list of names.
 
 local complete = {}
 
@@ -27,7 +28,20 @@ local function places(value)
   return list
 end
 
+-- The list of a value that makes its fields when they are asked for, or nil.
+local function names_of(value)
+  local metatable = debug.getmetatable(value)
+  local list = type(metatable) == "table" and rawget(metatable, "__names")
+  if not list then return nil end
+  local ok, names = pcall(list, value)
+  return ok and names or nil
+end
+
 local function field(value, name)
+  if names_of(value) then
+    local ok, found = pcall(function() return value[name] end)
+    return ok and found or nil
+  end
   for _, place in ipairs(places(value)) do
     local found = rawget(place, name)
     if found ~= nil then return found end
@@ -97,6 +111,7 @@ function complete.candidates(before, session)
   if path then
     local value = path ~= "" and resolve(path, session)
     if value ~= nil and value ~= false then
+      for _, name in ipairs(names_of(value) or {}) do offer(name) end
       for _, place in ipairs(places(value)) do
         for name, entry in next, place do
           if separator == "." or callable(entry) then offer(name) end

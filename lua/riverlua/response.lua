@@ -141,21 +141,21 @@ end
 
 --- `for line in res:lines() do`, without line ends.
 function Response:lines()
-  local rest, ended = "", false
+  local rest, at, ended = "", 1, false
   return closing(self, function()
     while true do
-      local line, after = rest:match("^([^\n]*)\n()")
+      local line, after = rest:match("^([^\n]*)\n()", at)
       if line then
-        rest = rest:sub(after)
+        at = after
         return (line:gsub("\r$", ""))
       end
       if ended then
-        if rest == "" then return nil end
-        line, rest = rest, ""
-        return line
+        line, rest, at = rest:sub(at), "", 1
+        return line ~= "" and line or nil
       end
       local bytes = self:read()
-      if bytes then rest = rest .. bytes else ended = true end
+      rest, at = rest:sub(at) .. (bytes or ""), 1
+      ended = bytes == nil
     end
   end)
 end

@@ -193,7 +193,9 @@ end
 ---@param fn function
 ---@return ... what `fn` returned
 function task.timeout(seconds, fn, ...)
-  errors.expect("task.timeout", "seconds", seconds, "number")
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 then
+    errors.raise{kind = "argument", message = "task.timeout: 'seconds' must be a number, not negative"}
+  end
   local child <close> = core.spawn(errors.expect("task.timeout", "fn", fn, "callable"), ...)
   if child:join(seconds) then return child:await() end
   child:cancel(("the time limit of %g s was reached"):format(seconds))

@@ -8,14 +8,14 @@ local task = require "riverlua.task"
 
 local error_of = servers.error_of
 
-describe("http.Client", function()
+servers.over_both_ways(describe, "http.Client", function(way)
   local stub, client
 
   setup(function() stub = servers.stub() end)
   teardown(function() stub:close() end)
   before_each(function()
     stub:reset()
-    client = http.Client{base_url = stub:url(), proxy = false}
+    client = way.Client{base_url = stub:url(), proxy = false}
   end)
   after_each(function() client:close() end)
 
@@ -32,7 +32,7 @@ describe("http.Client", function()
         client:get("/echo", {query = {b = "x &y", a = 1, c = {1, 2}}}):json().target)
       assert.equal("/echo?z=1&a=2", client:get("/echo?z=1", {query = {a = 2}}):json().target)
       assert.equal("other", client:get(stub:url("/echo", "other")):json().listener)
-      local other <close> = http.Client{base_url = stub:url("/"), proxy = false}
+      local other <close> = way.Client{base_url = stub:url("/"), proxy = false}
       assert.equal("/echo", other:get("/echo"):json().target)
     end)
 
@@ -71,7 +71,7 @@ describe("http.Client", function()
     end)
 
     it("lets a call's headers win over the client's", function()
-      local other <close> = http.Client{base_url = stub:url(), proxy = false, user_agent = "spec/1",
+      local other <close> = way.Client{base_url = stub:url(), proxy = false, user_agent = "spec/1",
         headers = {["X-A"] = "client", ["X-B"] = "client", Accept = "application/json"}}
       local seen = other:get("/echo", {headers = {["x-a"] = "call", ["X-Empty"] = ""}}):json().headers
       assert.same({"call", "client", "application/json", "spec/1", ""},
@@ -193,7 +193,7 @@ describe("http.Client", function()
     end)
 
     it("ends those under way when the client is closed, and refuses new calls", function()
-      local other = http.Client{base_url = stub:url(), proxy = false}
+      local other = way.Client{base_url = stub:url(), proxy = false}
       local waiting = task.spawn(function() return other:get("/hold?key=never") end)
       local closer = task.spawn(function()
         stub:wait{key = "never", waiting = 1}
@@ -209,7 +209,7 @@ describe("http.Client", function()
     it("closes its sockets on close and in a block left by an error", function()
       local before = servers.open_files()
       pcall(function()
-        local other <close> = http.Client{base_url = stub:url(), proxy = false}
+        local other <close> = way.Client{base_url = stub:url(), proxy = false}
         other:get("/")
         error("left")
       end)
@@ -219,7 +219,7 @@ describe("http.Client", function()
 
     it("closes its sockets when the client is collected", function()
       do
-        local other = http.Client{base_url = stub:url(), proxy = false}
+        local other = way.Client{base_url = stub:url(), proxy = false}
         other:get("/")
       end
       for _ = 1, 3 do collectgarbage() end
@@ -229,7 +229,7 @@ describe("http.Client", function()
 
     it("does not add file descriptors over many clients and failures", function()
       local function round()
-        local other <close> = http.Client{base_url = stub:url(), proxy = false, retries = 0}
+        local other <close> = way.Client{base_url = stub:url(), proxy = false, retries = 0}
         other:get("/")
         pcall(other.get, other, "/rst")
         pcall(other.get, other, "/cut")
@@ -264,9 +264,9 @@ describe("http.Client", function()
 
     it("of wrong types raise argument errors, not faults inside", function()
       for name, value in pairs{base_url = 5, headers = "x", retries = "two", redirects = {}, max_body = "big",
-        ca_file = 7, proxy = 7, user_agent = {}, secret_headers = "x"} do
+        ca_file = 7, proxy = 7, user_agent = {}, safe_headers = "x"} do
         local ok, err = pcall(function()
-          local other <close> = http.Client{base_url = stub:url(), [name] = value}
+          local other <close> = way.Client{base_url = stub:url(), [name] = value}
           other:get("/")
         end)
         assert.is_false(ok, name)
@@ -276,7 +276,7 @@ describe("http.Client", function()
 
     it("that make no address raise an error that names it", function()
       for _, address in ipairs{"", "nonsense", "http://", "gopher://127.0.0.1/", "http://a b/"} do
-        local other <close> = http.Client{proxy = false, retries = 0}
+        local other <close> = way.Client{proxy = false, retries = 0}
         local err = error_of(other.get, other, address)
         assert.is_true(errors.is(err), tostring(err))
       end
@@ -289,7 +289,7 @@ describe("http.Client", function()
         assert.not_matches("hidden", text, 1, true)
       end
       assert.matches("x=1", err.url, 1, true)
-      local other <close> = http.Client{base_url = "http://me:hidden@127.0.0.1:1"}
+      local other <close> = way.Client{base_url = "http://me:hidden@127.0.0.1:1"}
       assert.not_matches("hidden", tostring(other), 1, true)
     end)
   end)

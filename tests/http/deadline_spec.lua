@@ -6,14 +6,14 @@ local task = require "riverlua.task"
 
 local error_of = servers.error_of
 
-describe("deadlines of http.Client", function()
+servers.over_both_ways(describe, "deadlines of http.Client", function(way)
   local stub, client
 
   setup(function() stub = servers.stub() end)
   teardown(function() stub:close() end)
   before_each(function()
     stub:reset()
-    client = http.Client{base_url = stub:url(), proxy = false, retries = 0}
+    client = way.Client{base_url = stub:url(), proxy = false, retries = 0}
   end)
   after_each(function() client:close() end)
 
@@ -60,7 +60,7 @@ describe("deadlines of http.Client", function()
   end)
 
   it("may be taken from the client, part by part, or switched off", function()
-    local other <close> = http.Client{base_url = stub:url(), proxy = false, retries = 0, timeout = {first_byte = 0.05}}
+    local other <close> = way.Client{base_url = stub:url(), proxy = false, retries = 0, timeout = {first_byte = 0.05}}
     assert.equal("first_byte", error_of(other.get, other, "/silence").phase)
     assert.equal("total", error_of(other.get, other, "/silence", {timeout = {first_byte = false, total = 0.05}}).phase)
     assert.equal("late", other:get("/delay?seconds=0.1", {timeout = false}).body)

@@ -7,14 +7,14 @@ local task = require "riverlua.task"
 
 local error_of = servers.error_of
 
-describe("retries of http.Client", function()
+servers.over_both_ways(describe, "retries of http.Client", function(way)
   local stub, client
 
   setup(function() stub = servers.stub() end)
   teardown(function() stub:close() end)
   before_each(function()
     stub:reset()
-    client = http.Client{base_url = stub:url(), proxy = false}
+    client = way.Client{base_url = stub:url(), proxy = false}
   end)
   after_each(function() client:close() end)
 
@@ -30,7 +30,7 @@ describe("retries of http.Client", function()
     for _, how in ipairs{"rst", "close", "cut", "cut_chunked", "garbage", "503", "502", "504", "429"} do
       stub:reset()
       client:close()
-      client = http.Client{base_url = stub:url(), proxy = false}
+      client = way.Client{base_url = stub:url(), proxy = false}
       local res = flaky(how, 1)
       assert.equal(200, res.status, how)
       assert.equal(2, res.attempts, how)
@@ -46,7 +46,7 @@ describe("retries of http.Client", function()
     assert.equal(3, stub:stats().requests)
     stub:reset()
     client:close()   -- a kept connection would be replaced once more, by libcurl itself
-    client = http.Client{base_url = stub:url(), proxy = false}
+    client = way.Client{base_url = stub:url(), proxy = false}
     local err = error_of(flaky, "rst", 5)
     assert.equal("connect", err.kind)
     assert.equal(3, err.attempts)
@@ -64,7 +64,7 @@ describe("retries of http.Client", function()
     for how, kind in pairs{rst = "connect", close = "connect", cut = "protocol", garbage = "protocol"} do
       stub:reset()
       client:close()
-      client = http.Client{base_url = stub:url(), proxy = false}
+      client = way.Client{base_url = stub:url(), proxy = false}
       local err = error_of(flaky, how, 1, {method = "POST", body = "x"})
       assert.equal(kind, err.kind, how)
       assert.equal(1, err.attempts, how)

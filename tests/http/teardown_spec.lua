@@ -64,8 +64,11 @@ describe("the end of a process", function()
   }
 
   local function run(body)
+    -- what a resolver still works for is given up on purpose rather than waited for
+    local gives_up = body:find("no-such-host", 1, true) ~= nil
     return servers.run(prelude .. body, {seconds = 20, args = {stub:url(), stub:url("", "tls"),
-      stub:url("/", "refused"), stub:url("/", "full"), stub.info.ca_file}})
+      stub:url("/", "refused"), stub:url("/", "full"), stub.info.ca_file},
+      environment = gives_up and {ASAN_OPTIONS = "detect_leaks=0"} or nil})
   end
 
   local function check(result, code, what)

@@ -30,7 +30,7 @@ function Child:expect(wanted)
 end
 
 function Child:interrupt()
-  assert(os.execute(("kill -INT %d"):format(self.pid)))
+  return (os.execute(("kill -INT %d 2>/dev/null"):format(self.pid)))
 end
 
 -- The rest of what it prints, its exit code and its messages.
@@ -123,8 +123,10 @@ describe("SIGINT", function()
 
   it("can be caught, once, and the script goes on", function()
     local result = interrupted([[
-      print "ready"
-      local ok, err = pcall(function() while true do end end)
+      local ok, err = pcall(function()
+        print "ready"
+        while true do end
+      end)
       print(ok, err.kind)
       print(pcall(task.sleep, 0))
     ]])
@@ -169,11 +171,14 @@ describe("SIGINT", function()
     local result = interrupted([[
       local function first_place() task.sleep(1000) return nil end
       local function second_place() task.queue():get() return nil end
-      local function script_place() task.sleep(1000) return nil end
+      local function script_place()
+        task.spawn(print, "ready")
+        task.sleep(1000)
+        return nil
+      end
       task.spawn(function() first_place() return nil end)
       task.spawn(function() second_place() return nil end)
       task.sleep(0)
-      print "ready"
       script_place()
     ]])
     assert.equal(130, result.code)
@@ -184,9 +189,13 @@ describe("SIGINT", function()
 
   it("the second one ends code that swallows the first", function()
     local child = start([[
-      print "ready"
+      local first = true
       while true do
-        pcall(function() while true do end end)
+        pcall(function()
+          print(first and "ready" or "again")
+          first = false
+          while true do end
+        end)
         print "swallowed"
       end
     ]])
@@ -239,7 +248,7 @@ describe("SIGINT", function()
     ]])
     child:expect("ready")
     child:interrupt()
-    child:interrupt()
+    child:interrupt()   -- unless the first one came before the C code began
     assert.equal(130, child:finish().code)
   end)
 end)

@@ -132,6 +132,32 @@ function servers.http2(...)
   return servers.start{servers.python(), servers.folder .. "http2_server.py", ...}
 end
 
+--- The ways a request can go: through libcurl, or over plain HTTP/1.1 connections of our own, which take those of
+--- clients without compression and proxy. `way.Client` makes a client whose requests go that way where they can.
+servers.ways = {}
+for name, extra in pairs{libcurl = {}, plain = {decompress = false, proxy = false}} do
+  servers.ways[name] = {
+    name = name,
+    plain = name == "plain",
+    Client = function(options)
+      local all = {}
+      for key, value in pairs(options or {}) do all[key] = value end
+      for key, value in pairs(extra) do all[key] = value end
+      return http.Client(all)
+    end,
+  }
+end
+
+--- Describes the same over both ways; `describe` is busted's, which only specs see.
+---@param describe function
+---@param what string
+---@param specs fun(way: table)
+function servers.over_both_ways(describe, what, specs)
+  for _, name in ipairs{"libcurl", "plain"} do
+    describe(what .. " over " .. name, function() specs(servers.ways[name]) end)
+  end
+end
+
 local Child = {}
 Child.__index = Child
 
