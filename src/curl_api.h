@@ -5,6 +5,8 @@
 #ifndef RVL_CURL_API_H
 #define RVL_CURL_API_H
 
+#include "transfer.h"
+
 #include <curl/curl.h>
 
 /* The functions in use: X(field, symbol). */
@@ -36,14 +38,10 @@
 #undef curl_easy_getinfo
 #undef curl_multi_setopt
 
-typedef struct rvl_curl_api {
-  void *library;
+struct rvl_curl_api {
 #define RVL_CURL_FIELD(field, symbol) __typeof__(&symbol) field;
   RVL_CURL_FUNCTIONS(RVL_CURL_FIELD)
 #undef RVL_CURL_FIELD
-} rvl_curl_api;
-
-/* Loads and initialises libcurl. Returns NULL, or a static text saying why it cannot be used. */
-const char *rvl_curl_load(rvl_curl_api *api);
+};
 
 #endif

@@ -28,7 +28,7 @@ struct rvl_http1_connection {
   rvl_http1 answer;
   rvl_bytes out;             /* the request */
   size_t sent;
-  bool refused;              /* the server has closed its side: the rest of the request cannot be sent */
+  bool broken;               /* the server reset it: what it said before may still be read, nothing sent */
   uint64_t last_used;
   rvl_bytes origin;          /* "host:port" */
   struct rvl_http1_connection *previous, *next;
@@ -62,7 +62,7 @@ bool rvl_http1_suits(rvl_transfer *t) {
   const rvl_profile *p = &t->net->profile;
   const rvl_request *r = &t->request;
   return p->plain_http1 && !p->decompress && p->proxy != NULL && p->proxy[0] == '\0' && p->unix_socket == NULL &&
-         !r->stream && !r->stream_body && r->header_text != NULL && is_method(r->method) && read_address(r->url, &t->address);
+         !r->stream && !r->stream_body && !r->headers->frames && is_method(r->method) && read_address(r->url, &t->address);
 }
 
 bool rvl_http1_expects_body(const char *method) {
@@ -77,7 +77,7 @@ static bool write_request(rvl_bytes *out, const rvl_transfer *t) {
   out->length = 0;
   bool ok = put(out, r->method) && put(out, a->target[0] == '/' ? " " : " /") && put(out, a->target) &&
             put(out, " HTTP/1.1\r\nHost: ") && rvl_bytes_append(out, a->origin, a->origin_length) && put(out, "\r\n") &&
-            rvl_bytes_append(out, r->header_text, r->header_text_length);
+            rvl_bytes_append(out, r->headers->text.data, r->headers->text.length);
   if (ok && (r->body != NULL || rvl_http1_expects_body(r->method))) {
     char length[48];
     int n = snprintf(length, sizeof length, "Content-Length: %zu\r\n", r->body_length);
@@ -182,22 +182,22 @@ static void lost(rvl_transfer *t, const char *message) {
 
 static void flush(rvl_http1_connection *c) {
   rvl_transfer *t = c->transfer;
-  while (!c->refused && c->sent < c->out.length) {
+  while (!c->broken && c->sent < c->out.length) {
     ssize_t n = send(c->fd, c->out.data + c->sent, c->out.length - c->sent, MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (n < 0) {
-      c->refused = true;
+      c->broken = true;
       break;
     }
     c->sent += (size_t)n;
     t->heard = rvl_now();
   }
-  t->sending = !c->refused && c->sent < c->out.length;
+  t->sending = !c->broken && c->sent < c->out.length;
   rvl_net_refresh_deadline(t);
   int events = UV_READABLE | (t->sending ? UV_WRITABLE : 0);
   if (!rvl_net_watch_for(c->watch, events)) end_with(t, RVL_FAIL_MEMORY, "the socket cannot be watched");
-  else if (c->refused) receive(c);   /* it may have answered before it closed */
+  else if (c->broken) receive(c);   /* it may have answered before it closed */
 }
 
 static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
@@ -208,7 +208,7 @@ static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
   t->phase = RVL_SENT;
   t->reused = c->reused;
   c->sent = 0;
-  c->refused = false;
+  c->broken = false;
   rvl_http1_begin(&c->answer, strcmp(t->request.method, "HEAD") == 0, RVL_MAX_HEAD, t->request.max_body);
   if (write_request(&c->out, t)) flush(c);
   else end_with(t, RVL_FAIL_MEMORY, "out of memory");
@@ -278,15 +278,15 @@ static bool go_on(rvl_http1_connection *c, bool more_came) {
 
 static void receive(rvl_http1_connection *c) {
   char buffer[RECEIVE_SIZE];
-  for (int i = 0; i < RECEIVES_AT_ONCE; i++) {
+  for (int i = 0; i < RECEIVES_AT_ONCE || c->broken; i++) {
     ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && !c->refused) break;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && !c->broken) break;
     rvl_transfer *t = c->transfer;
     if (n <= 0) {
       if (!t->receiving) {
         lost(t, n == 0 ? "the server closed the connection without an answer" : "the server reset the connection");
-      } else if (n < 0 || c->refused) {
+      } else if (n < 0 || c->broken) {
         end_with(t, RVL_FAIL_PROTOCOL, "the answer was cut off: the server reset the connection");
       } else {
         rvl_http1_end(&c->answer);
@@ -305,7 +305,7 @@ static void receive(rvl_http1_connection *c) {
       return;
     }
     if (!go_on(c, taken < (size_t)n)) return;
-    if ((size_t)n < sizeof buffer) break;
+    if ((size_t)n < sizeof buffer && !c->broken) break;
   }
   rvl_net_acknowledge(c->fd);
 }
@@ -315,12 +315,17 @@ void rvl_http1_event(rvl_http1_connection *c, int status, int uv_events) {
     close_connection(c);
     return;
   }
-  if (status >= 0 && (uv_events & UV_WRITABLE)) {
+  if (status < 0) {   /* libuv has stopped watching: this is the last chance to read */
+    c->broken = true;
+    receive(c);
+    return;
+  }
+  if (uv_events & UV_WRITABLE) {
     rvl_transfer *t = c->transfer;
     flush(c);
     if (t->http1 != c) return;
   }
-  if (status < 0 || (uv_events & UV_READABLE)) receive(c);
+  if (uv_events & UV_READABLE) receive(c);
 }
 
 void rvl_http1_abandon(rvl_transfer *t) { close_connection(t->http1); }

@@ -17,6 +17,10 @@ static void free_poll(uv_handle_t *handle) { free(handle); }
 static void stop(readable *r) {
   if (r->poll == NULL) return;
   r->rt->pending--;
+  if (rvl_loop_is_forked(&r->rt->loop)) {   /* libuv's epoll is the parent's too */
+    r->poll = NULL;
+    return;
+  }
   r->poll->data = NULL;
   uv_close((uv_handle_t *)r->poll, free_poll);
   r->poll = NULL;

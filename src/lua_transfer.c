@@ -3,7 +3,6 @@
 #include "transfer.h"
 
 #include <string.h>
-#include <strings.h>
 
 #define NET "riverlua.Net"
 #define HEADERS "riverlua.Headers"
@@ -15,12 +14,6 @@
 typedef struct net_box {
   rvl_net *net;
 } net_box;
-
-typedef struct headers_box {
-  struct curl_slist *list;
-  rvl_bytes text;          /* the same, as it goes over the wire */
-  bool frames;             /* holds headers that say how the message is sent: only libcurl knows what to do */
-} headers_box;
 
 /* user values keep what a transfer points to */
 enum { KEEP_NET = 1, KEEP_BODY, KEEP_HEADERS, KEEP_URL, KEEP_METHOD, KEPT = KEEP_METHOD };
@@ -58,8 +51,7 @@ static bool flag_field(lua_State *L, const char *name) {
 /* net{proxy=, ca_file=, unix_socket=, http=, verify=, decompress=, plain_http1=} */
 static int net_new(lua_State *L) {
   static const char *const versions[] = {"auto", "1.1", "2", "prior", NULL};
-  static const long codes[] = {CURL_HTTP_VERSION_2TLS, CURL_HTTP_VERSION_1_1, CURL_HTTP_VERSION_2_0,
-                               CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE};
+  static const rvl_http_version codes[] = {RVL_HTTP_AUTO, RVL_HTTP_1_1, RVL_HTTP_2, RVL_HTTP_2_PRIOR};
   rvl_runtime *rt = rvl_upvalue_runtime(L);
   rvl_runtime_check_open(L, rt);
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -75,14 +67,15 @@ static int net_new(lua_State *L) {
       .http_version = codes[luaL_checkoption(L, 2, "auto", versions)],
   };
   rvl_loop *loop = rvl_runtime_loop(L, rt);
-  const char *why = rvl_curl_load(&rt->curl);
-  if (why != NULL) return rvl_raise(L, "unsupported", NULL, "%s", why);
+  const char *why;
+  if (rt->curl == NULL) rt->curl = rvl_curl_open(&why);
+  if (rt->curl == NULL) return rvl_raise(L, "unsupported", NULL, "%s", why);
   net_box *box = lua_newuserdatauv(L, sizeof *box, 1);
   box->net = NULL;
   luaL_setmetatable(L, NET);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
-  box->net = rvl_net_new(loop, &rt->curl, &profile);
+  box->net = rvl_net_new(loop, rt->curl, &profile);
   if (box->net == NULL) return luaL_error(L, "not enough memory");
   return 1;
 }
@@ -98,7 +91,7 @@ static int net_close(lua_State *L) {
 static int net_stats(lua_State *L) {
   const rvl_net_stats *s = rvl_net_stats_of(check_net(L)->net);
   lua_createtable(L, 0, 5);
-  lua_pushstring(L, rvl_upvalue_runtime(L)->curl.version_info(CURLVERSION_NOW)->version);
+  lua_pushstring(L, rvl_curl_version(rvl_upvalue_runtime(L)->curl));
   lua_setfield(L, -2, "libcurl");
   lua_pushinteger(L, (lua_Integer)s->requests);
   lua_setfield(L, -2, "requests");
@@ -111,23 +104,6 @@ static int net_stats(lua_State *L) {
   return 1;
 }
 
-static bool says_framing(const char *line, size_t length) {
-  static const char *const names[] = {"host", "connection", "content-length", "transfer-encoding", "te", "upgrade"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-    if (strlen(names[i]) == length && strncasecmp(line, names[i], length) == 0) return true;
-  return false;
-}
-
-/* libcurl's way of writing: "Name: value", "Name;" for an empty value, "Name:" for a header not to be sent */
-static bool add_wire_header(headers_box *box, const char *line, size_t length) {
-  size_t name = strcspn(line, ":;");
-  if (name == length - 1 && line[name] == ':') return true;
-  box->frames = box->frames || says_framing(line, name);
-  if (name == length - 1)
-    return rvl_bytes_append(&box->text, line, name) && rvl_bytes_append(&box->text, ":\r\n", 3);
-  return rvl_bytes_append(&box->text, line, length) && rvl_bytes_append(&box->text, "\r\n", 2);
-}
-
 /* net:headers(list of "Name: value") → a header set that requests may share */
 static int net_headers(lua_State *L) {
   check_net(L);
@@ -135,8 +111,8 @@ static int net_headers(lua_State *L) {
   rvl_runtime_check_open(L, rt);
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_Integer n = luaL_len(L, 2);
-  headers_box *box = lua_newuserdatauv(L, sizeof *box, 0);
-  *box = (headers_box){0};
+  rvl_headers *headers = lua_newuserdatauv(L, sizeof *headers, 0);
+  *headers = (rvl_headers){.curl = rt->curl};
   luaL_setmetatable(L, HEADERS);
   for (lua_Integer i = 1; i <= n; i++) {
     lua_rawgeti(L, 2, i);
@@ -144,20 +120,14 @@ static int net_headers(lua_State *L) {
     const char *line = luaL_checklstring(L, -1, &length);
     if (strlen(line) != length || strpbrk(line, "\r\n") != NULL)
       return rvl_raise(L, "argument", NULL, "a header must not contain line breaks or NUL bytes");
-    struct curl_slist *list = rt->curl.slist_append(box->list, line);
-    if (list == NULL) return luaL_error(L, "not enough memory");
-    box->list = list;
-    if (!add_wire_header(box, line, length)) return luaL_error(L, "not enough memory");
+    if (!rvl_headers_add(headers, line)) return luaL_error(L, "not enough memory");
     lua_pop(L, 1);
   }
   return 1;
 }
 
 static int headers_gc(lua_State *L) {
-  headers_box *box = luaL_checkudata(L, 1, HEADERS);
-  rvl_upvalue_runtime(L)->curl.slist_free_all(box->list);
-  box->list = NULL;
-  rvl_bytes_free(&box->text);
+  rvl_headers_free(luaL_checkudata(L, 1, HEADERS));
   return 0;
 }
 
@@ -188,13 +158,10 @@ static transfer_box *start(lua_State *L) {
   net_box *net = check_net(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
   rvl_runtime_check_open(L, rt);
-  const headers_box *headers = luaL_checkudata(L, 4, HEADERS);
   rvl_request request = {
       .url = luaL_checkstring(L, 2),
       .method = luaL_checkstring(L, 3),
-      .headers = headers->list,
-      .header_text = headers->frames ? NULL : headers->text.data,
-      .header_text_length = headers->text.length,
+      .headers = luaL_checkudata(L, 4, HEADERS),
       .connect = check_seconds(L, 6),
       .first_byte = check_seconds(L, 7),
       .idle = check_seconds(L, 8),
@@ -251,7 +218,7 @@ static const char *kind_of(rvl_failure failure) {
 static int push_failure(lua_State *L, const rvl_transfer *t) {
   lua_pushnil(L);
   lua_pushstring(L, kind_of(t->failure));
-  lua_pushstring(L, t->message);
+  lua_pushstring(L, t->reason != NULL ? t->reason : t->message);
   lua_pushstring(L, t->timed_out);
   if (t->failure == RVL_FAIL_TIMEOUT) lua_pushnumber(L, (lua_Number)t->limit / 1e9);
   else lua_pushinteger(L, (lua_Integer)t->limit);

@@ -2,6 +2,7 @@
 #ifndef RVL_NET_H
 #define RVL_NET_H
 
+#include "curl_api.h"
 #include "http1.h"
 #include "transfer.h"
 
@@ -61,7 +62,8 @@ struct rvl_net {
 };
 
 /* in transfer.c */
-void rvl_net_fail(rvl_transfer *transfer, rvl_failure failure, const char *message);
+/* Notes the first thing that goes wrong; `reason`: static text, or NULL when libcurl has said it. */
+void rvl_net_fail(rvl_transfer *transfer, rvl_failure failure, const char *reason);
 void rvl_net_finish(rvl_transfer *transfer);
 void rvl_net_unlink(rvl_transfer *transfer);
 void rvl_net_refresh_deadline(rvl_transfer *transfer);

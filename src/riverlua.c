@@ -73,7 +73,7 @@ riverlua *riverlua_new(const riverlua_config *config) {
   if (r == NULL) return NULL;
   riverlua_config_init(&r->config);
   if (config != NULL) {
-    size_t known = config->size < sizeof r->config ? config->size : sizeof r->config;
+    size_t known = config->size != 0 && config->size < sizeof r->config ? config->size : sizeof r->config;
     memcpy(&r->config, config, known);
     r->config.size = sizeof r->config;
   }

@@ -1,4 +1,5 @@
 #include "runtime.h"
+#include "transfer.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -10,6 +11,8 @@ static int runtime_gc(lua_State *L) {
   rvl_runtime *rt = lua_touserdata(L, 1);
   if (rt->loop_open && !rvl_loop_is_forked(&rt->loop)) rvl_loop_close(&rt->loop);
   rt->loop_open = false;
+  rvl_curl_close(rt->curl);
+  rt->curl = NULL;
   return 0;
 }
 

@@ -8,7 +8,6 @@
 #ifndef RVL_RUNTIME_H
 #define RVL_RUNTIME_H
 
-#include "curl_api.h"
 #include "loop.h"
 
 #include <lauxlib.h>
@@ -60,7 +59,7 @@ typedef struct rvl_runtime {
   lua_State *L;                      /* the main thread */
   rvl_loop loop;
   atomic_bool loop_open;             /* other threads look before they wake the loop */
-  rvl_curl_api curl;
+  struct rvl_curl_api *curl;         /* NULL until the first client is made */
   rvl_context script;                /* task 0 */
   rvl_context *current;
   rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */

@@ -98,6 +98,7 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
   int what = 0;
   if (status < 0) {
     what = CURL_CSELECT_ERR;
+    w->events = 0;   /* libuv has stopped watching */
   } else {
     if (events & UV_READABLE) what |= CURL_CSELECT_IN;
     if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
@@ -232,10 +233,10 @@ static void give_back(rvl_net *net, CURL *easy, bool special) {
   else net->curl->easy_cleanup(easy);
 }
 
-void rvl_net_fail(rvl_transfer *t, rvl_failure failure, const char *message) {
+void rvl_net_fail(rvl_transfer *t, rvl_failure failure, const char *reason) {
   if (t->failure != RVL_NO_FAILURE) return;
   t->failure = failure;
-  if (message != NULL) snprintf(t->message, sizeof t->message, "%s", message);
+  t->reason = reason;
 }
 
 /* libcurl closes a socket whose connection did not come about without a word to anybody. */
@@ -327,8 +328,7 @@ static void complete(rvl_transfer *t, CURLcode code) {
     rvl_net_fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
   }
   if (code != CURLE_OK && t->failure == RVL_NO_FAILURE) {
-    t->failure = classify(code, t);
-    if (t->message[0] == '\0') snprintf(t->message, sizeof t->message, "%s", curl->easy_strerror(code));
+    rvl_net_fail(t, classify(code, t), t->message[0] == '\0' ? curl->easy_strerror(code) : NULL);
     if (t->failure == RVL_FAIL_TIMEOUT) {
       t->timed_out = "connect";
       t->limit = t->request.connect;
@@ -565,6 +565,12 @@ static rvl_parsed_url *take_url(rvl_net *net, const char *text) {
 /* What holds for all transfers of a client. */
 static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
   const rvl_curl_api *curl = net->curl;
+  static const long versions[] = {
+      [RVL_HTTP_AUTO] = CURL_HTTP_VERSION_2TLS,
+      [RVL_HTTP_1_1] = CURL_HTTP_VERSION_1_1,
+      [RVL_HTTP_2] = CURL_HTTP_VERSION_2_0,
+      [RVL_HTTP_2_PRIOR] = CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE,
+  };
   const rvl_profile *profile = &net->profile;
   CURLcode err = CURLE_OK;
 #define SET(option, value) \
@@ -582,8 +588,8 @@ static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
 #else
   SET(CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
 #endif
-  SET(CURLOPT_HTTP_VERSION, profile->http_version);
-  if (profile->http_version == CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE) {
+  SET(CURLOPT_HTTP_VERSION, versions[profile->http_version]);
+  if (profile->http_version == RVL_HTTP_2_PRIOR) {
     if (curl->version_info(CURLVERSION_NOW)->version_num >= FIRST_SOUND_HTTP2) {
       SET(CURLOPT_PIPEWAIT, 1L);
     } else {
@@ -619,7 +625,7 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   t->url = take_url(net, r->url);
   SET(CURLOPT_CURLU, t->url != NULL ? t->url->handle : NULL);
   if (t->url == NULL) SET(CURLOPT_URL, r->url);
-  SET(CURLOPT_HTTPHEADER, r->headers);
+  SET(CURLOPT_HTTPHEADER, r->headers->list);
   if (t->plain) {
     SET(CURLOPT_CONNECT_ONLY, 1L);
   } else if (r->stream_body) {
@@ -641,8 +647,8 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
 
 /* ---- the interface ------------------------------------------------------------------------------- */
 
-static bool refuse(rvl_transfer *t, rvl_failure failure, const char *message) {
-  rvl_net_fail(t, failure, message);
+static bool refuse(rvl_transfer *t, rvl_failure failure, const char *reason) {
+  rvl_net_fail(t, failure, reason);
   t->phase = RVL_DONE;
   t->ended = rvl_now();
   return false;
@@ -757,6 +763,12 @@ void rvl_transfer_cancel(rvl_transfer *t) {
   if (t->phase == RVL_DONE) return;
   rvl_net *net = t->net;
   rvl_net_fail(t, RVL_FAIL_CANCELLED, "cancelled");
+  if (rvl_loop_is_forked(net->loop)) {   /* the connection, and libuv's epoll, are the parent's too */
+    t->easy = NULL;
+    t->http1 = NULL;
+    rvl_net_finish(t);
+    return;
+  }
   rvl_parked *p = t->easy != NULL && is_resolving(t) ? malloc(sizeof *p) : NULL;
   if (p != NULL) {
     *p = (rvl_parked){net->parked, t->easy};
@@ -805,12 +817,13 @@ rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile
 }
 
 void rvl_net_free(rvl_net *net) {
+  if (rvl_loop_is_forked(net->loop)) return;   /* everything in it is the parent's */
   while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
   rvl_http1_close_all(net);
   rvl_timer_stop(net->loop, &net->timer);
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
   for (size_t i = 0; i < RVL_MAX_URLS; i++) free_url(net, &net->urls[i]);
-  if (net->parked == NULL && !rvl_loop_is_forked(net->loop)) {
+  if (net->parked == NULL) {
     pipe_guard g = guard_enter(net);
     net->curl->multi_cleanup(net->multi);
     guard_leave(&g);

@@ -6,10 +6,18 @@
 #define RVL_TRANSFER_H
 
 #include "bytes.h"
-#include "curl_api.h"
+#include "headers.h"
 #include "loop.h"
 
-#include <sys/types.h>
+/* libcurl itself; see curl_api.h, which only transfer.c and its neighbours include. */
+typedef struct rvl_curl_api rvl_curl_api;
+
+/* Loads libcurl; NULL: it cannot be used, and the static text `*why` says why not. */
+rvl_curl_api *rvl_curl_open(const char **why);
+void rvl_curl_close(rvl_curl_api *curl);
+const char *rvl_curl_version(const rvl_curl_api *curl);
+
+#define RVL_MESSAGE_SIZE 256
 
 /* What went wrong with a transfer, in the words of riverlua.errors. */
 typedef enum rvl_failure {
@@ -25,12 +33,14 @@ typedef enum rvl_failure {
   RVL_FAIL_CANCELLED
 } rvl_failure;
 
+typedef enum rvl_http_version { RVL_HTTP_AUTO, RVL_HTTP_1_1, RVL_HTTP_2, RVL_HTTP_2_PRIOR } rvl_http_version;
+
 /* How all transfers of a client are made. */
 typedef struct rvl_profile {
   const char *proxy;       /* NULL: from the environment; "": none */
   const char *ca_file;     /* NULL: the system's */
   const char *unix_socket; /* NULL: TCP */
-  long http_version;       /* CURL_HTTP_VERSION_* */
+  rvl_http_version http_version;
   bool verify;
   bool decompress;
   bool plain_http1;        /* short requests to http: addresses go over HTTP/1.1 connections of our own */
@@ -40,9 +50,7 @@ typedef struct rvl_profile {
 typedef struct rvl_request {
   const char *url;
   const char *method;
-  struct curl_slist *headers;
-  const char *header_text; /* the same, as it goes over the wire: "Name: value\r\n"… */
-  size_t header_text_length;
+  const rvl_headers *headers;
   const char *body;        /* NULL: none, unless stream_body */
   size_t body_length;
   bool stream_body;        /* the body comes through rvl_transfer_write */
@@ -69,7 +77,8 @@ typedef struct rvl_transfer {
   rvl_failure failure;
   const char *timed_out;   /* for RVL_FAIL_TIMEOUT: "connect", "first_byte", "idle", "total" */
   uint64_t limit;          /* the deadline or size that was passed */
-  char message[CURL_ERROR_SIZE];
+  const char *reason;      /* what failed, in our own words (static), or NULL: in libcurl's, in `message` */
+  char message[RVL_MESSAGE_SIZE];
   long status;
   long http_version;       /* 10, 11, 20, 30; 0 unknown */
   bool complete_head;      /* `head` and `status` are those of the final answer */
@@ -85,7 +94,7 @@ typedef struct rvl_transfer {
   void (*notify)(struct rvl_transfer *transfer);  /* something above changed; must not call back in */
   /* inside */
   rvl_net *net;
-  CURL *easy;
+  void *easy;              /* libcurl's handle */
   rvl_request request;
   struct rvl_parsed_url *url;
   struct rvl_http1_connection *http1;

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what is missing with apt, or says what to install: deps.sh build|test
 set -eu
+PATH=$PATH:/usr/sbin:/sbin   # ldconfig, for those who are not root
 
 
 has_header() { echo "#include <$1>" | ${CC:-cc} -E $2 - >/dev/null 2>&1; }

@@ -1,7 +1,6 @@
 -- Answers that are cut, wrong, hostile or too large.
 
 local servers = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/servers.lua")
-local http = require "riverlua.http"
 
 local error_of = servers.error_of
 

@@ -1,7 +1,6 @@
 -- Deadlines: connect, first byte, idle, total; and what ends a call from outside.
 
 local servers = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/servers.lua")
-local http = require "riverlua.http"
 local task = require "riverlua.task"
 
 local error_of = servers.error_of

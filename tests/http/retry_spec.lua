@@ -2,7 +2,6 @@
 
 local servers = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/servers.lua")
 local exchange = require "riverlua.exchange"
-local http = require "riverlua.http"
 local task = require "riverlua.task"
 
 local error_of = servers.error_of

@@ -48,6 +48,7 @@ class Ledger:
         """How often `key` was counted, this time included."""
         with self.changed:
             self.counters[key] = self.counters.get(key, 0) + 1
+            self.changed.notify_all()
             return self.counters[key]
 
     def reset(self):

@@ -294,6 +294,24 @@ def flaky(conn, request):
     return ROUTES["/" + how](conn, request)
 
 
+@route("/raw")
+def raw(conn, request):
+    """Sends the bytes of the body (or of `base64`) as they are, `step` at a time, then `late` after a word from
+    /release?key=…; counts `key` when they are sent. end: keep (as if nothing had happened), fin, rst or hang."""
+    data = base64.b64decode(request.query["base64"]) if "base64" in request.query else request.body
+    key, step = request.query.get("key", "raw"), request.number_of("step", len(data) or 1)
+    for start in range(0, len(data), step):
+        conn.send(data[start:start + step])
+    if "late" in request.query:
+        _wait_with(conn, conn.ledger, key, lambda: conn.ledger.released.get(key))
+        conn.send(request.query["late"].encode("latin-1"))
+    conn.ledger.count(key)
+    end = request.query.get("end", "keep")
+    if end == "hang":
+        conn.pause()
+    return conn.abort() if end == "rst" else end == "keep"
+
+
 # redirects ---------------------------------------------------------------------------------------------------
 @route("/redirect")
 def redirect(conn, request):
@@ -423,6 +441,17 @@ def upload_refused(conn, request):
     conn.answer(request, 413, "too large", [("Connection", "close")])
     conn.pause(2)
     return False
+
+
+@route("/upload_early", own_body=True)
+def upload_early(conn, request):
+    """Answers before it reads the body, which it then reads (end=rst: resets instead), and would go on."""
+    conn.answer(request, 200, "enough", [("X-Connection", conn.number)])
+    if request.query.get("end") == "rst":
+        return conn.abort()
+    for _ in conn.body_pieces(request):
+        pass
+    return True
 
 
 @route("/upload_rst", own_body=True)

@@ -10,7 +10,7 @@ Listeners (the line's keys; each value is a port on 127.0.0.1 unless said otherw
   full       its backlog is full: connecting hangs    control   questions about all of the above, not counted itself
 
 Control paths: /stats, /log, /reset, /release?key=…, and /wait?listener=…&open=N | accepted=N, /wait?key=…&waiting=N,
-which answer when the condition holds (or with "timeout": true after ten seconds).
+/wait?key=…&counted=N, which answer when the condition holds (or with "timeout": true after ten seconds).
 """
 
 import json
@@ -80,6 +80,8 @@ def control_wait(ledger, query):
             checks.append(len(ledger.requests) >= int(query["requests"]))
         if "waiting" in query:
             checks.append(ledger.waiting.get(query.get("key", "hold"), 0) == int(query["waiting"]))
+        if "counted" in query:
+            checks.append(ledger.counters.get(query.get("key"), 0) >= int(query["counted"]))
         return all(checks)
     with ledger.changed:
         return ledger.changed.wait_for(holds, WAIT_SECONDS)

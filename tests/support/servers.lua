@@ -141,8 +141,8 @@ for name, extra in pairs{libcurl = {}, plain = {decompress = false, proxy = fals
     plain = name == "plain",
     Client = function(options)
       local all = {}
-      for key, value in pairs(options or {}) do all[key] = value end
       for key, value in pairs(extra) do all[key] = value end
+      for key, value in pairs(options or {}) do all[key] = value end
       return http.Client(all)
     end,
   }
