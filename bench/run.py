@@ -4,7 +4,7 @@
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
 this must have riverapi and river (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit status
-1 when a target is missed. Benchmarks: sequential, django, inflight, flat, startup, once.
+1 when a target is missed. Benchmarks: json, sequential, django, inflight, flat, startup, once.
 """
 
 import argparse
@@ -172,6 +172,12 @@ class Bench:
         self.row("flat: kB grown from 10 %% to 100 %% of %d requests" % count, sizes[-1] - sizes[0], 512, "down",
                  "kB: " + " ".join(map(str, sizes)))
 
+    def json(self):
+        """riverlua.json against lua-cjson on ten documents, both ways (json.lua has the whole table)."""
+        out = subprocess.run([self.riverlua, self.script("json.lua")], stdout=subprocess.PIPE, text=True, check=True).stdout
+        worst = float(out.split("worst ")[1].split(",")[0])
+        self.row("json: slowest document relative to lua-cjson", worst, 1, "up", out.splitlines()[-1])
+
     def startup(self):
         """A script that does nothing."""
         if not shutil.which("lua5.4"):
@@ -212,7 +218,7 @@ class Bench:
         return statistics.median(a / b for a, b in zip(above, below))
 
 
-BENCHMARKS = ("startup", "once", "sequential", "inflight", "flat", "django")
+BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django")
 
 
 def main():

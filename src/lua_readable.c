@@ -74,6 +74,6 @@ int rvl_wait_readable(lua_State *L) {
   poll->data = r;
   r->poll = poll;
   rt->pending++;
-  uv_poll_start(poll, UV_READABLE, on_readable);
+  if (uv_poll_start(poll, UV_READABLE, on_readable) != 0) return luaL_error(L, "the file cannot be watched");
   return rvl_wait(L, rt, &r->ready, -1, (lua_KContext)r, wait_k);
 }

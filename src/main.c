@@ -52,6 +52,7 @@ int main(int argc, char **argv) {
   int code = riverlua_command(runtime, argc, argv);
   if (code != EXIT_SUCCESS && riverlua_error_message(runtime)[0] != '\0')
     fprintf(stderr, "%s: %s\n", argv[0], riverlua_error_message(runtime));
+  signal(SIGINT, SIG_DFL);   /* there is nothing left to be stopped gently */
   riverlua_close(runtime);
   return code;
 }

@@ -77,6 +77,10 @@ RIVERLUA_API int riverlua_openlibs(struct lua_State *L);
 */
 RIVERLUA_API void riverlua_close(riverlua *rt);
 
+/*
+** Tasks that a call leaves behind stand still until the next call into the runtime waits for something.
+*/
+
 /* Runs a Lua file or a piece of Lua source named `name` in messages (NULL: the source itself). */
 RIVERLUA_API riverlua_status riverlua_run_file(riverlua *rt, const char *path);
 RIVERLUA_API riverlua_status riverlua_run_string(riverlua *rt, const char *source, const char *name);

@@ -661,7 +661,8 @@ static bool begin(rvl_transfer *t) {
   t->easy = ready ? net->pool[--net->pool_count] : net->curl->easy_init();
   CURLcode err = t->easy == NULL ? CURLE_OUT_OF_MEMORY : ready ? CURLE_OK : set_up_handle(net, t->easy);
   if (err == CURLE_OK) err = set_up_request(net, t);
-  if (strncmp(t->request.url, "https:", 6) == 0) net->tls = true;
+  bool may_be_proxied = net->profile.proxy == NULL || net->profile.proxy[0] != '\0';
+  if (may_be_proxied || strncmp(t->request.url, "http:", 5) != 0) net->tls = true;
   if (err == CURLE_OK && net->curl->multi_add_handle(net->multi, t->easy) != CURLM_OK) err = CURLE_OUT_OF_MEMORY;
   if (err == CURLE_OK) {
     /* sends at once when a connection is open */
@@ -762,7 +763,7 @@ static bool is_resolving(const rvl_transfer *t) {
 void rvl_transfer_cancel(rvl_transfer *t) {
   if (t->phase == RVL_DONE) return;
   rvl_net *net = t->net;
-  rvl_net_fail(t, RVL_FAIL_CANCELLED, "cancelled");
+  rvl_net_fail(t, RVL_FAIL_CANCELLED, "it was closed before it was done");
   if (rvl_loop_is_forked(net->loop)) {   /* the connection, and libuv's epoll, are the parent's too */
     t->easy = NULL;
     t->http1 = NULL;

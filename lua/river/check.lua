@@ -19,14 +19,16 @@ local NOT_FINITE_HINT = "one such value spoils the model for good; drop the samp
 local function check_nested(where, path, value, depth)
   local kind = type(value)
   if kind == "number" then
-    if value - value ~= 0 then fail(("%s: %s is %s"):format(where, path, value), NOT_FINITE_HINT) end
+    if value - value ~= 0 then
+      fail(("%s: %s is %s"):format(where, path, value ~= value and "NaN" or value), NOT_FINITE_HINT)
+    end
   elseif kind == "table" then
     if depth > MAX_DEPTH then fail(("%s: %s is nested too deep"):format(where, path)) end
     for key, item in next, value do
       check_nested(where, ("%s[%s]"):format(path, tostring(key)), item, depth + 1)
     end
   elseif kind ~= "string" and kind ~= "boolean" and not is_null(value) then
-    fail(("%s: %s is a %s"):format(where, path, kind), "values are numbers, strings and booleans")
+    fail(("%s: %s is %s"):format(where, path, errors.with_article(kind)), "values are numbers, strings and booleans")
   end
 end
 

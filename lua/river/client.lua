@@ -142,7 +142,12 @@ Client.__close = Client.close
 
 -- ------------------------------------------------------------------------------------------------------ sending
 
-local function closed()
+local function not_a_client()
+  fail("a call on something that is not a river.Client", "call it with a colon: client:learn(name, x, y)")
+end
+
+local function closed(self)
+  if getmetatable(self) ~= Client then not_a_client() end
   errors.raise{kind = "closed", message = "this river.Client has been closed"}
 end
 
@@ -163,7 +168,7 @@ local function finish(self, what, name, req, res, extra)
 end
 
 local function send(self, what, name, req, extra)
-  local transport = self._transport or closed()
+  local transport = self._transport or closed(self)
   req.timeout = self._timeout
   return finish(self, what, name, req, transport:request(req), extra)
 end
@@ -245,7 +250,7 @@ function Client:upload_model(model, flavor, name)
     errors.check_options("upload_model", given, UPLOAD_OPTIONS)
     model, flavor, name, allow = given.model, given.flavor, given.name or given.model_name, given.allow
   end
-  if not self._transport then closed() end
+  if not self._transport then closed(self) end
   if not FLAVORS[flavor] then
     local near = type(flavor) == "string" and errors.suggest(flavor, FLAVORS)
     fail(("upload_model: %s is not a flavor"):format(type(flavor) == "string" and "'" .. flavor .. "'" or
@@ -294,7 +299,7 @@ end
 
 local function send_learn(self, name, body)
   local req = {method = "POST", path = self._learn_path, headers = JSON_HEADERS, json = body, timeout = self._timeout}
-  local res = (self._transport or closed()):request(req)
+  local res = (self._transport or closed(self)):request(req)
   if res.status == 201 and res.body == '"Successful learn."' then return "Successful learn." end
   return finish(self, "learn", name, req, res)
 end
@@ -335,6 +340,7 @@ end
 ---@param ... any the label
 ---@return string text "Successful learn."
 function Client:learn(model, x, ...)
+  if getmetatable(self) ~= Client then not_a_client() end
   if type(model) == "table" and x == nil then return learn_named(self, model) end
   if type(model) ~= "string" or model == "" then check.name("learn", model) end
   check.features("learn", x)
@@ -364,6 +370,7 @@ local UNLABELLED = "riverlua"
 ---@param options {identifier: boolean|string|number|nil}|nil
 ---@return table answer {model = name, prediction = …, identifier = only when asked for}
 function Client:predict(model, x, options)
+  if getmetatable(self) ~= Client then not_a_client() end
   local identifier = nil
   if type(model) == "table" and x == nil then
     local given = model
@@ -385,7 +392,7 @@ function Client:predict(model, x, options)
   end
   local req = {method = "POST", path = self._predict_path, headers = JSON_HEADERS,
     json = {model = model, features = x, identifier = sent}, timeout = self._timeout, idempotent = true}
-  local res = (self._transport or closed()):request(req)
+  local res = (self._transport or closed(self)):request(req)
   local answer = expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
   if not identifier then answer.identifier = nil end
   return answer
@@ -435,7 +442,7 @@ end
 ---@return integer code 204
 function Client:delete_model(model)
   check.name("delete_model", model)
-  local req = {method = "DELETE", path = self._root .. "/model/", headers = FORM_HEADERS,
+  local req = {method = "DELETE", path = self._root .. "/model/", headers = FORM_HEADERS, idempotent = false,
     body = "model=" .. encode_part(model)}
   local answer = send(self, "delete_model", model, req)
   self._flavors[model] = nil
@@ -468,7 +475,7 @@ function Client:download_model(model, path)
   path = path or model .. ".pkl"
   local req = {method = "GET", path = ("%s/model/download/%s/"):format(self._root, encode_part(model)),
     headers = DOWNLOAD_HEADERS, timeout = self._timeout, idempotent = true}
-  local res = (self._transport or closed()):request(req)
+  local res = (self._transport or closed(self)):request(req)
   if res.status >= 300 then require("river.failure").raise(call_of(self, "download_model", model), req, res) end
   if not res.body or res.body == "" then
     require("river.failure").raise_unreadable(call_of(self, "download_model", model), req, res)

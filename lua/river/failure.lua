@@ -53,14 +53,14 @@ local function split_exception(text)
   return class, inside
 end
 
-local function describe_upload_failure(err, call)
+local function describe_upload_failure(err, call, text)
   local bytes = call.bytes and #call.bytes or 0
   if bytes > UPLOAD_LIMIT and (err.status == 400 or err.status == 413) then
     err.hint = ("the model has %d bytes; Django takes %d unless its setting DATA_UPLOAD_MAX_MEMORY_SIZE is raised")
       :format(bytes, UPLOAD_LIMIT)
   elseif call.model then
     local unknown = require("river.model").unknown_names(call.model)
-    if #unknown > 0 then
+    if #unknown > 0 and not (text or ""):find("did you mean", 1, true) then
       err.hint = "not known to this client: " .. table.concat(unknown, ", ")
     elseif err.status == 500 and err.kind == "http" then
       err.hint = "the server could not build the model: check the names of its classes and arguments " ..
@@ -158,7 +158,7 @@ function failure.raise(call, req, res)
   end
   describe_by_status(err, shape, call)
   if text then apply_known_texts(err, text, call) end
-  if call.what == "upload_model" then describe_upload_failure(err, call) end
+  if call.what == "upload_model" then describe_upload_failure(err, call, text) end
   local reason = REASONS[res.status] or "unexpected answer"
   text = text or err.message or reason
   if shape == "page" or shape == "empty" and text ~= reason then text = ("%s (status %d)"):format(text, res.status)

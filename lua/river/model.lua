@@ -277,7 +277,8 @@ local function convert_step(where, value)
   local step = convert(where, value, 1)
   local kind = model.kind(step)
   if kind == "node" or kind == "reference" or kind == "tuple" or kind == "list" then return step end
-  fail(("%s: a %s cannot be a step"):format(where, kind), "steps are estimators, or {\"name\", estimator}")
+  fail(("%s: %s cannot be a step"):format(where, errors.with_article(kind)),
+    "steps are estimators, or {\"name\", estimator}")
 end
 
 local function take_named(class, named, args)

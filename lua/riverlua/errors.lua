@@ -1,14 +1,14 @@
 --- Structured errors: every failed call of riverlua raises one of these tables.
 --
 --     local ok, err = pcall(cli.learn, cli, "nope", {a = 1}, 2)
---     if not ok and errors.is(err, "http") and err.status == 404 then … end
+--     if not ok and errors.is(err, "not_found") then … end
 
 local errors = {}
 
 ---@class riverlua.Error
 ---@field kind string what failed: "argument" (the call), "dns", "connect", "tls", "timeout", "protocol" (garbage came),
---- "http" (a status of 400 or above), "auth", "limit" (a size), "json", "cancelled", "interrupted", "closed",
---- "deadlock", "unsupported"
+--- "http" (a status of 400 or above), "not_found", "auth", "model" (the model raised), "limit" (a size), "memory",
+--- "json", "cancelled", "interrupted", "closed", "deadlock", "unsupported"
 ---@field message string one line saying what happened
 ---@field hint string|nil one line saying what to do about it
 ---@field status integer|nil HTTP status
@@ -116,6 +116,12 @@ function errors.check_options(where, given, allowed)
   end
 end
 
+--- "an integer", "a string".
+---@param noun string
+function errors.with_article(noun)
+  return (noun:find("^[aeiou]") and "an " or "a ") .. noun
+end
+
 --- Raises unless `value` has the wanted type ("integer" and "callable" count as types; "a|b" allows both).
 ---@param where string the call, as the user wrote it
 ---@param name string the argument's name
@@ -132,9 +138,12 @@ function errors.expect(where, name, value, wanted)
       if actual == "function" or (type(meta) == "table" and meta.__call) then return value end
     end
   end
-  if value == nil then actual = "nothing" end
-  errors.raise{kind = "argument",
-    message = ("%s: '%s' must be a %s, got %s"):format(where, name, wanted:gsub("|", " or a "), actual)}
+  local kinds = {}
+  for one in wanted:gmatch("[^|]+") do
+    if one ~= "nil" then kinds[#kinds + 1] = errors.with_article(one) end
+  end
+  errors.raise{kind = "argument", message = ("%s: '%s' must be %s, got %s"):format(where, name,
+    table.concat(kinds, " or "), value == nil and "nothing" or actual)}
 end
 
 return errors

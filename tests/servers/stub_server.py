@@ -105,6 +105,7 @@ def serve_control(conn):
         elif request.path == "/release":
             with ledger.changed:
                 ledger.released[request.query.get("key", "hold")] = True
+                ledger.changed.notify_all()
             conn.answer_json(request, ledger.snapshot())
         else:
             conn.answer_json(request, ledger.snapshot())
