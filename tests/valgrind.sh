@@ -1,6 +1,7 @@
 #!/bin/sh
 # C tests and specs under valgrind: valgrind.sh BUILD. Ends with "N passed, N failed".
 build=$1
+export RIVERLUA_VALGRIND=1
 passed=0
 failed=0
 

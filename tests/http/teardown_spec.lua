@@ -11,8 +11,8 @@ describe("the end of a process", function()
   local prelude = [[
     local http = require "riverlua.http"
     local task = require "riverlua.task"
-    local url, tls, refused, full, ca = table.unpack(arg)
-    local client = http.Client{proxy = false, retries = 0, ca_file = ca}
+    local url, tls, refused, full, ca, way = table.unpack(arg)
+    local client = http.Client{proxy = false, retries = 0, ca_file = ca, decompress = way ~= "plain"}
     -- a global keeps things alive until the state itself is closed
     kept = {}
   ]]
@@ -63,11 +63,11 @@ describe("the end of a process", function()
       end) task.sleep(0.05)]],
   }
 
-  local function run(body)
+  local function run(body, way)
     -- what a resolver still works for is given up on purpose rather than waited for
     local gives_up = body:find("no-such-host", 1, true) ~= nil
     return servers.run(prelude .. body, {seconds = 20, args = {stub:url(), stub:url("", "tls"),
-      stub:url("/", "refused"), stub:url("/", "full"), stub.info.ca_file},
+      stub:url("/", "refused"), stub:url("/", "full"), stub.info.ca_file, way or "libcurl"},
       environment = gives_up and {ASAN_OPTIONS = "detect_leaks=0"} or nil})
   end
 
@@ -78,21 +78,23 @@ describe("the end of a process", function()
     end
   end
 
-  for what, setup_code in pairs(live) do
-    it("by os.exit with " .. what, function()
-      check(run(setup_code .. "\nos.exit(7)"), 7, what)
-      check(run(setup_code .. "\nos.exit(true, true)"), 0, what)
-      check(run(setup_code .. "\nos.exit(false)"), 1, what)
+  local function specs(what, setup_code, way)
+    local name = way == "plain" and what .. ", plain" or what
+
+    it("by os.exit with " .. name, function()
+      check(run(setup_code .. "\nos.exit(7)", way), 7, what)
+      check(run(setup_code .. "\nos.exit(true, true)", way), 0, what)
+      check(run(setup_code .. "\nos.exit(false)", way), 1, what)
     end)
 
-    it("by an error with " .. what, function()
-      local result = run(setup_code .. "\nerror('the end')")
+    it("by an error with " .. name, function()
+      local result = run(setup_code .. "\nerror('the end')", way)
       check(result, 1, what)
       assert.matches("the end", result.err, 1, true)
       assert.matches("stack traceback", result.err, 1, true)
     end)
 
-    it("after closing the client with " .. what, function()
+    it("after closing the client with " .. name, function()
       -- what then remains is cancelled by hand, so that the script can end by itself
       local result = run(setup_code .. [[
 
@@ -104,10 +106,17 @@ describe("the end of a process", function()
           if type(t) == "userdata" and t.join then t:join() end
         end
         print("closed")
-        os.exit(3)]])
+        os.exit(3)]], way)
       check(result, 3, what)
       assert.matches("closed", result.out, 1, true)
     end)
+  end
+
+  for what, setup_code in pairs(live) do
+    specs(what, setup_code, "libcurl")
+    if setup_code:find("client.*url") and not setup_code:find("stream", 1, true) then
+      specs(what, setup_code, "plain")   -- those that can go that way
+    end
   end
 
   it("by the end of the script waits for its tasks", function()
