@@ -162,9 +162,11 @@ static void end_with(rvl_transfer *t, rvl_failure failure, const char *message) 
   rvl_transfer_cancel(t);
 }
 
-/* Nothing came back on a connection that had been idle: the server had closed it. One fresh one is tried. */
+/* Nothing came back on a connection that had been idle: the server was about to close it. One fresh one is tried. */
 static void start_afresh(rvl_transfer *t) {
   close_connection(t->http1);
+  t->lost = true;
+  t->opening = rvl_now();
   t->connected = 0;
   t->receiving = false;
   t->phase = RVL_CONNECTING;
@@ -176,7 +178,8 @@ static void start_afresh(rvl_transfer *t) {
 
 static void lost(rvl_transfer *t, const char *message) {
   rvl_http1_connection *c = t->http1;
-  if (c->reused && !t->receiving) start_afresh(t);
+  bool unheard = c->reused && !t->receiving;
+  if (unheard && (t->request.repeatable || c->sent == 0)) start_afresh(t);
   else end_with(t, t->receiving ? RVL_FAIL_PROTOCOL : RVL_FAIL_CONNECT, message);
 }
 
@@ -241,6 +244,8 @@ void rvl_http1_adopt(rvl_transfer *t, CURL *easy) {
   c->fd = fd;
   c->watch = w;
   w->http1 = c;
+  w->connected = true;
+  w->opener = NULL;
   send_request(c, t);
 }
 

@@ -151,7 +151,7 @@ static size_t check_size(lua_State *L, int arg, size_t otherwise) {
 }
 
 /*
-** (net, url, method, headers, body, connect, first_byte, idle, total, max_body, stream, high_water)
+** (net, url, method, headers, body, connect, first_byte, idle, total, max_body, stream, high_water, repeatable)
 ** body: string, nil, true (written later, length unknown) or an integer (written later, that long).
 */
 static transfer_box *start(lua_State *L) {
@@ -170,6 +170,7 @@ static transfer_box *start(lua_State *L) {
       .stream = lua_toboolean(L, 11),
       .high_water = check_size(L, 12, 1024u * 1024u),
       .stream_length = -1,
+      .repeatable = lua_toboolean(L, 13),
   };
   if (lua_type(L, 5) == LUA_TSTRING) {
     request.body = lua_tolstring(L, 5, &request.body_length);
@@ -222,7 +223,7 @@ static int push_failure(lua_State *L, const rvl_transfer *t) {
   lua_pushstring(L, t->timed_out);
   if (t->failure == RVL_FAIL_TIMEOUT) lua_pushnumber(L, (lua_Number)t->limit / 1e9);
   else lua_pushinteger(L, (lua_Integer)t->limit);
-  lua_pushboolean(L, t->connected != 0);
+  lua_pushboolean(L, t->connected != 0 || t->lost);
   return 6;
 }
 

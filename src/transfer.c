@@ -152,6 +152,17 @@ static bool is_connected(rvl_watch *w, CURL *easy) {
   return true;
 }
 
+static void look_at_upload(rvl_transfer *t);
+
+/* libcurl only waits to read: it may have sent a body that it had in one piece, and the next deadline is nearer. */
+static void note_sent(const rvl_net *net, CURL *easy) {
+  rvl_transfer *t = NULL;
+  net->curl->easy_getinfo(easy, CURLINFO_PRIVATE, &t);
+  if (t == NULL || !t->sending || t->connected == 0) return;
+  look_at_upload(t);
+  if (!t->sending) rvl_net_refresh_deadline(t);
+}
+
 /* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
   (void)socket_data;
@@ -164,6 +175,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, vo
   }
   if (w == NULL && (w = add_watch(net, fd)) == NULL) return -1;
   w->wanted = true;
+  if (!(what & CURL_POLL_OUT)) note_sent(net, easy);
   int events = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
   return rvl_net_watch_for(w, events) ? 0 : -1;
 }
@@ -315,6 +327,7 @@ static void complete(rvl_transfer *t, CURLcode code) {
     release_url(t);
     disown(t->net, easy);
     rvl_http1_adopt(t, easy);
+    drop_attempts(t);
     return;
   }
   long reconnects = 0;
@@ -381,7 +394,7 @@ static deadline next_deadline(const rvl_transfer *t) {
   deadline d = {0};
   nearer(&d, "total", t->started, r->total);
   if (t->connected == 0) {
-    nearer(&d, "connect", t->started, r->connect);
+    nearer(&d, "connect", t->opening, r->connect);
   } else if (!t->receiving) {
     uint64_t from = t->heard > t->connected ? t->heard : t->connected;
     nearer(&d, t->sending ? "idle" : "first_byte", from, t->sending ? r->idle : r->first_byte);
@@ -690,7 +703,7 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
   t->notify = notify;
   t->timer.fire = on_deadline;
   t->phase = RVL_CONNECTING;
-  t->started = rvl_now();
+  t->started = t->opening = rvl_now();
   if (rvl_loop_is_forked(net->loop))
     return refuse(t, RVL_FAIL_ARGUMENT,
                   "this process was forked from the one that opened the connections; make a new runtime in it");

@@ -53,6 +53,7 @@ typedef struct rvl_request {
   const rvl_headers *headers;
   const char *body;        /* NULL: none, unless stream_body */
   size_t body_length;
+  bool repeatable;         /* a server that gets it twice does no harm */
   bool stream_body;        /* the body comes through rvl_transfer_write */
   int64_t stream_length;   /* its length, or -1 */
   bool stream;             /* the answer is read while it arrives, with back-pressure */
@@ -83,6 +84,7 @@ typedef struct rvl_transfer {
   long http_version;       /* 10, 11, 20, 30; 0 unknown */
   bool complete_head;      /* `head` and `status` are those of the final answer */
   bool reused;             /* sent on a connection that was already open */
+  bool lost;               /* sent on one that was lost, and begun again: the server may have acted on it */
   rvl_bytes head;          /* status line and headers of the final answer, then any trailers */
   size_t trailers;         /* where the trailers start in `head`; 0: none */
   rvl_bytes body;
@@ -90,6 +92,7 @@ typedef struct rvl_transfer {
   rvl_bytes upload;        /* bytes of a streamed request body still to be sent */
   bool upload_ended;
   uint64_t started, ended;
+  uint64_t opening;        /* when its connection began to be opened */
   uint64_t connected;      /* 0: nothing of the request has been sent */
   void (*notify)(struct rvl_transfer *transfer);  /* something above changed; must not call back in */
   /* inside */

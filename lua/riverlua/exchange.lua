@@ -219,7 +219,9 @@ end
 local function may_repeat(call, kind, phase, sent)
   if type(call.body) == "function" then return false end
   if kind == "dns" or kind == "connect" then return not sent or call.safe end
-  if kind == "timeout" then return phase == "connect" or (phase == "first_byte" and call.safe) end
+  if kind == "timeout" then
+    return phase == "connect" and (not sent or call.safe) or phase == "first_byte" and call.safe
+  end
   return kind == "protocol" and call.safe
 end
 
@@ -270,7 +272,7 @@ local function attempt_once(self, call, t, total)
     return perform_streamed_body(self.net, call, t, total, max_body)
   end
   return self.net:perform(call.url, call.method, call.headers, call.body,
-    t.connect, t.first_byte, t.idle, total, max_body, call.stream, call.high_water)
+    t.connect, t.first_byte, t.idle, total, max_body, call.stream, call.high_water, call.safe)
 end
 
 -- Sleeps before the next attempt; false when the budget does not allow it.
@@ -343,10 +345,11 @@ end
 
 --- Sends a short request, as hot paths do: the answer when the first attempt brings one that needs nothing more.
 --- Otherwise nil and the outcome, with which `send` goes on (as `call.first`).
-function Exchange:try(method, address, headers, body)
+---@param safe boolean|nil a repeat does no harm
+function Exchange:try(method, address, headers, body, safe)
   local t = self.timeouts
   local transfer, status, answer, b, c, d, e = self.net:perform(address, method, headers, body,
-    t.connect, t.first_byte, t.idle, t.total, self.max_body)
+    t.connect, t.first_byte, t.idle, t.total, self.max_body, false, nil, safe)
   if status and status < 300 then return response.new(transfer, status, answer, address, method) end
   return nil, table.pack(transfer, status, answer, b, c, d, e)
 end

@@ -37,7 +37,7 @@ function Network:request(req)
   local first
   if (req.timeout == nil or req.timeout == self.timeout) and not req.stream then
     local res
-    res, first = exchange:try(method, address, headers, body)
+    res, first = exchange:try(method, address, headers, body, req.idempotent)
     if res then return res end
   end
   return exchange:send{

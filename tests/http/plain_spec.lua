@@ -238,16 +238,26 @@ describe("http.Client over plain connections", function()
       end
     end)
 
-    it("that has been lost is replaced once, also for a POST", function()
+    it("that has been lost is replaced once, for what may be repeated", function()
       for _, how in ipairs{"fin", "rst"} do
         client:close()
         stub:reset()
         client = plain.Client{base_url = stub:url(), retries = 0}
         client:get("/close_next", {query = {how = how}})
-        local res = client:post("/echo", {body = "kept"})
+        local res = client:post("/echo", {body = "kept", idempotent = true})
         assert.same({"kept", 1, false}, {res:json().body, res.attempts, res.reused})
         assert.equal(2, stub:stats().accepted.http)
         assert.equal(2, #stub:log("/echo"))
+      end
+    end)
+
+    it("that has been lost is not replaced for a POST that may have been acted on", function()
+      for _, how in ipairs{"fin", "rst"} do
+        stub:reset()
+        client:get("/close_next", {query = {how = how}})
+        local err = error_of(client.post, client, "/echo", {body = "once"})
+        assert.same({"connect", 1}, {err.kind, err.attempts})
+        assert.equal(1, #stub:log("/echo"))
       end
     end)
 
@@ -255,7 +265,7 @@ describe("http.Client over plain connections", function()
       for how, kind in pairs{close = "connect", rst = "connect", cut = "protocol"} do
         stub:reset()
         client:get("/close_next")
-        local err = error_of(client.post, client, "/" .. how, {body = "x"})
+        local err = error_of(client.post, client, "/" .. how, {body = "x", idempotent = true, retries = 0})
         assert.same({kind, 1}, {err.kind, err.attempts}, how)
         assert.equal(2, #stub:log("/" .. how))
         assert.equal("ok\n", client:get("/").body)
