@@ -135,8 +135,11 @@ local function build_header_set(self, headers, content_type, allowed)
   return self.net:headers(lines)
 end
 
+local no_headers = {}
+
 --- The headers of a request in libcurl's form.
 function Exchange:header_set(headers, content_type)
+  if headers == nil then return self:constant_header_set(no_headers, content_type) end
   return build_header_set(self, headers, content_type)
 end
 

@@ -61,9 +61,10 @@ local function check_request(self, options)
     errors.raise{kind = "argument", message = "client:request: call it with a colon: client:get(url)"}
   end
   errors.expect("client:request", "options", options, "table")
-  errors.check_options("client:request", options, request_options)
-  for name, wanted in pairs(request_options) do
-    if options[name] ~= nil and wanted ~= true then errors.expect("client:request", name, options[name], wanted) end
+  for name, value in pairs(options) do
+    local wanted = request_options[name]
+    if wanted == nil then errors.check_options("client:request", options, request_options) end
+    if wanted ~= true and type(value) ~= wanted then errors.expect("client:request", name, value, wanted) end
   end
   if options.method and not options.method:find("^%u+$") then
     errors.raise{kind = "argument", message = "client:request: 'method' must be a word in capital letters, like GET"}
