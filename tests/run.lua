@@ -41,10 +41,10 @@ local failures = {}
 local function run(name, command)
   local started = os.time()
   local lines, ok, code = lines_of(command .. " 2>&1")
-  local here_passed, here_failed = 0, 0
+  local here_passed, here_failed, here_skipped = 0, 0, 0
   for _, line in ipairs(lines) do
     if line:find("^ok .*# [Ss][Kk][Ii][Pp]") or line:find("^not ok %d+ # SKIP") then   -- busted's and cmocka's way
-      skipped = skipped + 1
+      here_skipped = here_skipped + 1
     elseif line:find("^ok ") then
       here_passed = here_passed + 1
     elseif line:find("^not ok ") then
@@ -53,8 +53,8 @@ local function run(name, command)
   end
   -- a crash is a failure even when everything before it passed
   if not ok and here_failed == 0 then here_failed = 1 end
-  if here_passed + here_failed == 0 then here_failed = 1 end
-  passed, failed = passed + here_passed, failed + here_failed
+  if here_passed + here_failed + here_skipped == 0 then here_failed = 1 end
+  passed, failed, skipped = passed + here_passed, failed + here_failed, skipped + here_skipped
   print(("%-52s %4d passed %3d failed  %3d s"):format(name, here_passed, here_failed, os.time() - started))
   if here_failed > 0 then
     failures[#failures + 1] = ("---- %s (exit %s)\n%s"):format(name, code, table.concat(lines, "\n"))
