@@ -1,7 +1,7 @@
 /*
 ** Short requests over plain HTTP/1.1, on connections that libcurl has opened.
 **
-** libcurl spends ten times the work of the system calls on a small request over a kept-alive connection. So it does
+** On a small request over a kept-alive connection libcurl spends more than the system calls do. So it does
 ** what is hard (names, addresses, connecting, deadlines for that), and hands the socket over; one request and one
 ** answer at a time then go over it. TLS, proxies, HTTP/2, compression and streaming stay with libcurl.
 */

@@ -4,27 +4,15 @@ local core = require "riverlua.core.task"
 local errors = require "riverlua.errors"
 local servers = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/servers.lua")
 local task = require "riverlua.task"
+local support = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/tasks.lua")
 
 local error_of = servers.error_of
-
--- Lets every ready task run until nothing more happens by itself.
-local function settle()
-  for _ = 1, 10 do task.sleep(0) end
-end
-
--- A task that waits until somebody fires the signal.
-local function waiter(signal)
-  return task.spawn(function() signal:wait() end)
-end
+local settle, waiter = support.settle, support.waiter
 
 describe("riverlua.task", function()
   before_each(function() core.failures() end)
 
-  after_each(function()
-    core.cancel_all()
-    core.drain()
-    core.failures()
-  end)
+  after_each(support.end_all)
 
   describe("spawn", function()
     it("runs when the caller first waits, in the order of spawning", function()
