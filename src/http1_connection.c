@@ -86,30 +86,28 @@ static bool write_request(rvl_bytes *out, const rvl_transfer *t) {
   return ok && put(out, "\r\n") && rvl_bytes_append(out, r->body, r->body_length);
 }
 
-/* ---- the lists --------------------------------------------------------------------------------------- */
+/* ---- idle connections --------------------------------------------------------------------------------------- */
 
-static void list_add(rvl_http1_connection **list, rvl_http1_connection *c) {
+static void add_idle(rvl_http1_connection *c) {
+  rvl_net *net = c->net;
   c->previous = NULL;
-  c->next = *list;
+  c->next = net->http1_idle;
   if (c->next != NULL) c->next->previous = c;
-  *list = c;
+  net->http1_idle = c;
+  net->http1_idle_count++;
 }
 
-static void list_remove(rvl_http1_connection **list, rvl_http1_connection *c) {
+static void remove_idle(rvl_http1_connection *c) {
   if (c->previous != NULL) c->previous->next = c->next;
-  else *list = c->next;
+  else c->net->http1_idle = c->next;
   if (c->next != NULL) c->next->previous = c->previous;
+  c->net->http1_idle_count--;
 }
 
 static void close_connection(rvl_http1_connection *c) {
   rvl_net *net = c->net;
-  if (c->transfer != NULL) {
-    list_remove(&net->http1_busy, c);
-    c->transfer->http1 = NULL;
-  } else {
-    list_remove(&net->http1_idle, c);
-    net->http1_idle_count--;
-  }
+  if (c->transfer != NULL) c->transfer->http1 = NULL;
+  else remove_idle(c);
   c->watch->http1 = NULL;
   rvl_net_disconnect(net, c->easy);
   rvl_http1_free(&c->answer);
@@ -119,14 +117,12 @@ static void close_connection(rvl_http1_connection *c) {
 }
 
 static void make_idle(rvl_http1_connection *c) {
-  rvl_net *net = c->net;
-  list_remove(&net->http1_busy, c);
   c->transfer->http1 = NULL;
   c->last_used = c->transfer->heard;
   c->transfer = NULL;
   c->reused = true;
-  list_add(&net->http1_idle, c);
-  if (++net->http1_idle_count > MAX_IDLE) {
+  add_idle(c);
+  if (c->net->http1_idle_count > MAX_IDLE) {
     rvl_http1_connection *oldest = c;
     while (oldest->next != NULL) oldest = oldest->next;
     close_connection(oldest);
@@ -206,7 +202,6 @@ static void flush(rvl_http1_connection *c) {
 static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
   c->transfer = t;
   t->http1 = c;
-  list_add(&c->net->http1_busy, c);
   if (t->connected == 0) t->connected = rvl_now();
   t->phase = RVL_SENT;
   t->reused = c->reused;
@@ -220,8 +215,7 @@ static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
 bool rvl_http1_start(rvl_transfer *t) {
   rvl_http1_connection *c = find_idle(t);
   if (c == NULL) return rvl_net_connect(t);
-  list_remove(&t->net->http1_idle, c);
-  t->net->http1_idle_count--;
+  remove_idle(c);
   t->net->stats.reused++;
   send_request(c, t);
   return true;

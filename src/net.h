@@ -55,7 +55,6 @@ struct rvl_net {
   rvl_transfer *transfers;
   rvl_parked *parked;
   rvl_http1_connection *http1_idle;      /* plain connections that wait for a request, last used first */
-  rvl_http1_connection *http1_busy;
   unsigned http1_idle_count;
   rvl_net_stats stats;
   bool tls;

@@ -2,8 +2,6 @@
 #include "runtime.h"
 #include "scheduler.h"
 
-#include <string.h>
-
 /* Pumps inside pumps use C stack; deeper ones only do input and output and leave tasks to the outer ones. */
 #define MAX_PUMP_DEPTH 16
 

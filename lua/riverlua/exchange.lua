@@ -93,7 +93,7 @@ function exchange.new(where, options)
     http = mode,
     verify = options.verify ~= false,
     decompress = options.decompress ~= false,
-    plain_http1 = options.http2 == nil or options.http2 == "auto" or options.http2 == false,
+    plain_http1 = mode ~= "prior",
   }
   self.header_sets = {}   -- by content type and table
   self.retried = 0

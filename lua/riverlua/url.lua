@@ -75,7 +75,7 @@ function url.without_userinfo(text)
   return (text:gsub("^(%a[%w+.-]*://)[^/?#]*@", "%1"))
 end
 
-local secret_names = {"key", "token", "secret", "password", "passwd", "signature", "auth", "credential", "vsn_token"}
+local secret_names = {"key", "token", "secret", "password", "passwd", "signature", "auth", "credential"}
 
 local function is_secret(name)
   name = name:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end):lower()
