@@ -5,11 +5,6 @@
 
 local errors = require "riverlua.errors"
 local registry = require "river.embedded.registry"
-require "river.embedded.preprocessing"
-require "river.embedded.losses"
-require "river.embedded.optim"
-require "river.embedded.linear_model"
-require "river.embedded.compose"
 
 local embedded = {}
 

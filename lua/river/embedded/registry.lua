@@ -10,10 +10,24 @@ local registry = {}
 -- Full class name → class table.
 local classes = {}
 
+-- Name → metatable of the objects that estimators keep inside: tree nodes, detectors and the like.
+local helpers = {}
+
+-- The files that define the classes of a package; loaded when one of its names is asked for.
+local PACKAGES = {
+  anomaly = {"anomaly"}, cluster = {"cluster"}, compose = {"compose", "selectors"}, drift = {"drift"},
+  ensemble = {"ensemble"}, feature_extraction = {"feature_extraction"}, feature_selection = {"feature_selection"},
+  forest = {"forest"}, linear_model = {"linear_model", "passive_aggressive", "perceptron", "alma", "softmax"},
+  metrics = {"metric_classes"}, multiclass = {"multiclass"}, naive_bayes = {"naive_bayes"},
+  neighbors = {"neighbors"}, optim = {"optim", "losses"}, preprocessing = {"preprocessing", "encoders"},
+  stats = {"stats"}, tree = {"hoeffding_tree", "splitters", "split_criteria"},
+}
+
 ---@class river.embedded.Parameter
 ---@field [1] string name
 ---@field [2] any default: a scalar or `python.None`
----@field kind string "boolean", "integer", "number", or a role such as "optimizer"; "a|b" allows both
+---@field kind string "boolean", "integer", "number", "string", "list" (also of a tuple or set: an array), "dict" (an
+--- array of pairs), "reference" ({name=}), or a role such as "optimizer"; "a|b" allows both
 ---@field optional boolean|nil Python's None is allowed
 ---@field make string|nil None (the default) stands for an instance of this class
 ---@field wrap string|nil a number stands for an instance of this class made with it
@@ -35,10 +49,50 @@ function registry.class(spec)
   return class
 end
 
+--- Names the metatable of objects that estimators keep inside, so that they can be saved and read back.
+---@param name string unique and never changed: it is in saved models
+---@param metatable table
+---@return table metatable
+function registry.helper(name, metatable)
+  metatable.__index = metatable.__index or metatable
+  metatable.helper_name = name
+  helpers[name] = metatable
+  return metatable
+end
+
+-- A package's files once, in the order of the list.
+local function load_package(package_name)
+  for _, file in ipairs(PACKAGES[package_name] or {}) do
+    local ok, problem = pcall(require, "river.embedded." .. file)
+    if not ok and not tostring(problem):find("module 'river.embedded." .. file .. "' not found", 1, true) then
+      error(problem, 0)
+    end
+  end
+end
+
+local function load_all()
+  local packages = {}
+  for package_name in pairs(PACKAGES) do packages[#packages + 1] = package_name end
+  table.sort(packages)
+  for _, package_name in ipairs(packages) do load_package(package_name) end
+end
+
+--- The metatable that `registry.helper` or `registry.class` named.
+---@param name string
+---@return table|nil
+function registry.metatable(name)
+  local known = helpers[name] or classes[name]
+  if known then return known end
+  local package_name = name:match("^river%.([^.]+)%.")
+  if package_name then load_package(package_name) else load_all() end
+  return helpers[name] or classes[name]
+end
+
 --- The full names of all classes of a role (of all when nil), sorted.
 ---@param role string|nil
 ---@return string[]
 function registry.names(role)
+  load_all()
   local names = {}
   for name, class in pairs(classes) do
     if not role or class.role == role then names[#names + 1] = name end
@@ -55,6 +109,9 @@ end
 -- One entry, spelled as the user spells it.
 local function find(name, role)
   local class = classes[name]
+  if class then return class end
+  load_package(name:match("^river%.([^.]+)%.") or "")
+  class = classes[name]
   if class then return class end
   -- A class may also be named by the module it is defined in, as pickles do: the ends must agree.
   local package_name, last = name:match("^(river%.[^.]+)%..*%.([^.]+)$")
@@ -90,6 +147,32 @@ local function describe_value(value)
   return python.str(value)
 end
 
+-- Items of a list or pairs of a dictionary, with the objects among them built.
+local function built_items(value, built)
+  local items = {}
+  for i, item in ipairs(value) do
+    if is_node(item) then
+      items[i] = registry.build(item, built)
+    elseif type(item) == "table" and not is_none(item) and getmetatable(item) ~= nil and model.kind(item) ~= "reference"
+      or type(item) == "table" and item[1] ~= nil then
+      items[i] = built_items(item, built)
+    else
+      items[i] = is_none(item) and python.None or item
+    end
+  end
+  return items
+end
+
+-- The kinds of tables that are no objects.
+local function bind_table(kind, value, built)
+  local shape = model.kind(value) or getmetatable(value) == nil and "list"
+  if shape == "tuple" or shape == "set" then shape = "list" end
+  if shape == "list" and kind == "dict" and (value[1] == nil or type(value[1]) == "table") then shape = "dict" end
+  if shape ~= kind then return nil end
+  if shape == "reference" then return {name = value.name} end
+  return built_items(value, built)
+end
+
 -- Turns one argument into the value that the instance holds.
 local function bind_value(class, parameter, value, built)
   local kind = parameter.kind
@@ -110,6 +193,8 @@ local function bind_value(class, parameter, value, built)
         end
         return value
       end
+      local bound = given == "table" and bind_table(role, value, built)
+      if bound then return bound end
     end
   end
   refuse("%s: %s must be %s, got %s", class.name, parameter[1], article(kind), describe_value(value))
@@ -177,8 +262,36 @@ function registry.build(node, built)
     bind(class, instance, args, kwargs, built)
     if class.init then class.init(instance) end
   end
+  -- Methods under a second name, such as an anomaly detector's score as its prediction.
+  if node.aliases then
+    instance.aliases = {}
+    for alias, method in pairs(node.aliases) do instance.aliases[alias] = method end
+  end
   if node.state and class.restore then class.restore(instance, node.state) end
   return instance
+end
+
+local function is_instance(value)
+  local metatable = type(value) == "table" and getmetatable(value)
+  return metatable and classes[metatable.class] == metatable
+end
+
+--- A fresh object with the same parameters, as the library's `clone`: nothing of what was learned.
+---@param instance table
+---@param changes table|nil parameter → other value
+---@return table
+function registry.clone(instance, changes)
+  local class = getmetatable(instance)
+  if class.clone then return class.clone(instance, changes) end
+  local copy = setmetatable({aliases = instance.aliases}, class)
+  for _, parameter in ipairs(class.params) do
+    local name = parameter[1]
+    local value = instance[name]
+    if changes and changes[name] ~= nil then value = changes[name] end
+    copy[name] = is_instance(value) and registry.clone(value) or value
+  end
+  if class.init then class.init(copy) end
+  return copy
 end
 
 -- The pair of class name and parameters that a nested object is in the JSON form.
@@ -207,6 +320,16 @@ function Instance:describe(null)
   return out
 end
 
+-- An argument as the pickle writer takes it; lists become tuples, which every class takes as well.
+local function dump_value(pickle, value, kind)
+  if type(value) ~= "table" or value == python.None then return value end
+  if value.dump then return value:dump() end
+  if value.name then return pickle.reference(value.name) end
+  local items = {}
+  for i, item in ipairs(value) do items[i] = dump_value(pickle, item) end
+  return kind == "dict" and pickle.dict(items) or pickle.tuple(items)
+end
+
 --- The description of an object for `river.embedded.pickle`: its parameters as named arguments, and its state.
 ---@return table
 function Instance:dump()
@@ -214,8 +337,7 @@ function Instance:dump()
   local kwargs = {}
   for i, parameter in ipairs(self.params) do
     local value = self[parameter[1]]
-    if type(value) == "table" and value.dump then value = value:dump() end
-    kwargs[i] = {parameter[1], value}
+    kwargs[i] = {parameter[1], dump_value(pickle, value, parameter.kind)}
   end
   return pickle.object(self.class, nil, {kwargs = kwargs, state = self.state and self:state(pickle)})
 end
@@ -224,7 +346,7 @@ end
 ---@param method string
 ---@return boolean
 function Instance:has(method)
-  return self[method] ~= nil
+  return self[method] ~= nil or self.aliases ~= nil and self[self.aliases[method]] ~= nil
 end
 
 --- What an estimator of this name cannot do, in Python's words.
