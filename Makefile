@@ -18,7 +18,7 @@ CC = cc
 endif
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv libcurl)
+PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib libcurl)
 PKG_LIBDIR = $(shell pkg-config --variable=libdir lua5.4)
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $(CFLAGS)
 
@@ -26,9 +26,10 @@ LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
-# Lua and libuv are linked into the binary: fewer shared objects, a faster start. libcurl is loaded on first use.
+# Lua, libuv and zlib are linked into the binary: fewer shared objects, a faster start. libcurl is loaded on first use.
 STATIC_LIBS = $(PKG_LIBDIR)/liblua5.4.a $(PKG_LIBDIR)/liblua5.4-cjson.a \
-  $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv)
+  $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv) \
+  $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz)
 SYSTEM_LIBS = -lm -ldl -lpthread
 
 .PHONY: all
@@ -46,7 +47,7 @@ $(BUILD)/libriverlua.a: $(OBJECTS)
 $(BUILD)/libriverlua.so.$(SOVERSION): $(PIC_OBJECTS)
 	@echo "  LINK $@"
 	$(Q)$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
-	  -llua5.4 -llua5.4-cjson -luv $(SYSTEM_LIBS)
+	  -llua5.4 -llua5.4-cjson -luv -lz $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
 	$(Q)ln -sf libriverlua.so.$(SOVERSION) $@
@@ -154,7 +155,7 @@ lint:            ## luacheck, and warnings as errors with gcc and clang
 	$(MAKE) --no-print-directory BUILD=build-gcc CC=gcc CFLAGS="-O2 -Werror" all
 	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
 
-SANITIZE_TESTS := json task runtime sse http river_embedded
+SANITIZE_TESTS := json task runtime sse http river_embedded server river_serve
 
 .PHONY: asan
 asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -3,7 +3,8 @@
 **
 ** On a small request over a kept-alive connection libcurl spends more than the system calls do. So it does
 ** what is hard (names, addresses, connecting, deadlines for that), and hands the socket over; one request and one
-** answer at a time then go over it. TLS, proxies, HTTP/2, compression and streaming stay with libcurl.
+** answer at a time then go over it, or the requests of a pipeline one behind the other, answered in order.
+** TLS, proxies, HTTP/2, compression and streaming stay with libcurl.
 */
 #include "net.h"
 
@@ -23,12 +24,16 @@ struct rvl_http1_connection {
   CURL *easy;                /* owns the connection */
   rvl_watch *watch;
   curl_socket_t fd;
-  rvl_transfer *transfer;    /* NULL: idle */
+  rvl_transfer *transfer;    /* whose answer comes next, then its `following`; NULL: idle */
+  rvl_pipeline *pipeline;    /* whose requests alone it takes, or NULL */
+  bool idle;                 /* in the list of those that wait for a request */
   bool reused;
   rvl_http1 answer;
-  rvl_bytes out;             /* the request */
-  size_t sent;
+  rvl_bytes out;             /* the requests that have not been sent whole */
+  size_t sent;               /* how much of `out` */
+  uint64_t base;             /* bytes sent before those in `out` */
   bool broken;               /* the server reset it: what it said before may still be read, nothing sent */
+  bool ended;                /* the server closed it */
   uint64_t last_used;
   rvl_bytes origin;          /* "host:port" */
   struct rvl_http1_connection *previous, *next;
@@ -74,7 +79,6 @@ static bool put(rvl_bytes *out, const char *text) { return rvl_bytes_append(out,
 static bool write_request(rvl_bytes *out, const rvl_transfer *t) {
   const rvl_request *r = &t->request;
   const rvl_plain_address *a = &t->address;
-  out->length = 0;
   bool ok = put(out, r->method) && put(out, a->target[0] == '/' ? " " : " /") && put(out, a->target) &&
             put(out, " HTTP/1.1\r\nHost: ") && rvl_bytes_append(out, a->origin, a->origin_length) && put(out, "\r\n") &&
             rvl_bytes_append(out, r->headers->text.data, r->headers->text.length);
@@ -95,6 +99,7 @@ static void add_idle(rvl_http1_connection *c) {
   if (c->next != NULL) c->next->previous = c;
   net->http1_idle = c;
   net->http1_idle_count++;
+  c->idle = true;
 }
 
 static void remove_idle(rvl_http1_connection *c) {
@@ -102,25 +107,51 @@ static void remove_idle(rvl_http1_connection *c) {
   else c->net->http1_idle = c->next;
   if (c->next != NULL) c->next->previous = c->previous;
   c->net->http1_idle_count--;
+  c->idle = false;
 }
 
-static void close_connection(rvl_http1_connection *c) {
+/* A transfer that gets no answer because of another one's. */
+static void give_up(rvl_transfer *t, bool untouched, uint64_t sent) {
+  t->http1 = NULL;
+  t->following = NULL;
+  if (t->queued) t->connected = sent > t->request_begin && !untouched ? rvl_now() : 0;
+  rvl_net_fail(t, t->receiving ? RVL_FAIL_PROTOCOL : RVL_FAIL_CONNECT,
+               "the connection was closed before the answer came to this request");
+  rvl_transfer_cancel(t);
+}
+
+/* `untouched`: the server has said that it will not look at the requests that wait for their answers. */
+static void close_after(rvl_http1_connection *c, bool untouched) {
   rvl_net *net = c->net;
-  if (c->transfer != NULL) c->transfer->http1 = NULL;
-  else remove_idle(c);
+  rvl_transfer *waiting = c->transfer;
+  uint64_t sent = c->base + c->sent;
+  if (c->idle) remove_idle(c);
+  if (c->pipeline != NULL) *c->pipeline = (rvl_pipeline){0};
   c->watch->http1 = NULL;
   rvl_net_disconnect(net, c->easy);
   rvl_http1_free(&c->answer);
   rvl_bytes_free(&c->out);
   rvl_bytes_free(&c->origin);
   free(c);
+  while (waiting != NULL) {
+    rvl_transfer *next = waiting->following;
+    give_up(waiting, untouched, sent);
+    waiting = next;
+  }
+}
+
+static void close_connection(rvl_http1_connection *c) { close_after(c, false); }
+
+/* Takes a transfer out of those that wait for their answers. */
+static void leave(rvl_http1_connection *c, rvl_transfer *t) {
+  rvl_transfer **place = &c->transfer;
+  while (*place != t) place = &(*place)->following;
+  *place = t->following;
+  t->following = NULL;
+  t->http1 = NULL;
 }
 
 static void make_idle(rvl_http1_connection *c) {
-  c->transfer->http1 = NULL;
-  c->last_used = c->transfer->heard;
-  c->transfer = NULL;
-  c->reused = true;
   add_idle(c);
   if (c->net->http1_idle_count > MAX_IDLE) {
     rvl_http1_connection *oldest = c;
@@ -138,12 +169,19 @@ static bool is_quiet(const rvl_http1_connection *c) {
   return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
+static bool leads_to(const rvl_http1_connection *c, const rvl_plain_address *a) {
+  return c->origin.length == a->origin_length && memcmp(c->origin.data, a->origin, a->origin_length) == 0;
+}
+
+static bool is_fresh(const rvl_http1_connection *c, const rvl_transfer *t) {
+  return t->started - c->last_used <= MAX_IDLE_NS && is_quiet(c);
+}
+
 static rvl_http1_connection *find_idle(const rvl_transfer *t) {
-  const rvl_plain_address *a = &t->address;
   for (rvl_http1_connection *c = t->net->http1_idle, *next; c != NULL; c = next) {
     next = c->next;
-    if (c->origin.length != a->origin_length || memcmp(c->origin.data, a->origin, a->origin_length) != 0) continue;
-    if (t->started - c->last_used <= MAX_IDLE_NS && is_quiet(c)) return c;
+    if (c->pipeline != NULL || !leads_to(c, &t->address)) continue;
+    if (is_fresh(c, t)) return c;
     close_connection(c);
   }
   return NULL;
@@ -160,7 +198,9 @@ static void end_with(rvl_transfer *t, rvl_failure failure, const char *message) 
 
 /* Nothing came back on a connection that had been idle: the server was about to close it. One fresh one is tried. */
 static void start_afresh(rvl_transfer *t) {
-  close_connection(t->http1);
+  rvl_http1_connection *c = t->http1;
+  leave(c, t);
+  close_connection(c);
   t->lost = true;
   t->opening = rvl_now();
   t->connected = 0;
@@ -175,7 +215,7 @@ static void start_afresh(rvl_transfer *t) {
 static void lost(rvl_transfer *t, const char *message) {
   rvl_http1_connection *c = t->http1;
   bool unheard = c->reused && !t->receiving;
-  if (unheard && (t->request.repeatable || c->sent == 0)) start_afresh(t);
+  if (unheard && (t->request.repeatable || c->base + c->sent == t->request_begin)) start_afresh(t);
   else end_with(t, t->receiving ? RVL_FAIL_PROTOCOL : RVL_FAIL_CONNECT, message);
 }
 
@@ -192,33 +232,90 @@ static void flush(rvl_http1_connection *c) {
     c->sent += (size_t)n;
     t->heard = rvl_now();
   }
-  t->sending = !c->broken && c->sent < c->out.length;
+  t->sending = !c->broken && c->base + c->sent < t->request_end;
   rvl_net_refresh_deadline(t);
-  int events = UV_READABLE | (t->sending ? UV_WRITABLE : 0);
+  bool unsent = !c->broken && c->sent < c->out.length;
+  int events = UV_READABLE | (unsent ? UV_WRITABLE : 0);
   if (!rvl_net_watch_for(c->watch, events)) end_with(t, RVL_FAIL_MEMORY, "the socket cannot be watched");
   else if (c->broken) receive(c);   /* it may have answered before it closed */
 }
 
-static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
-  c->transfer = t;
-  t->http1 = c;
-  if (t->connected == 0) t->connected = rvl_now();
+/* The next answer is the one to the first of those that wait. */
+static void expect_answer(rvl_http1_connection *c) {
+  rvl_transfer *t = c->transfer;
+  uint64_t now = rvl_now();
+  if (t->queued) t->turn = now;
+  t->queued = false;
+  if (t->connected == 0) t->connected = now;
   t->phase = RVL_SENT;
-  t->reused = c->reused;
-  c->sent = 0;
-  c->broken = false;
+  t->sending = c->base + c->sent < t->request_end;
   rvl_http1_begin(&c->answer, strcmp(t->request.method, "HEAD") == 0, RVL_MAX_HEAD, t->request.max_body);
-  if (write_request(&c->out, t)) flush(c);
-  else end_with(t, RVL_FAIL_MEMORY, "out of memory");
+  rvl_net_refresh_deadline(t);
+}
+
+/* Puts the request behind those that wait for their answers; false: no memory. */
+static bool join(rvl_http1_connection *c, rvl_transfer *t) {
+  if (c->sent == c->out.length) {
+    c->base += c->sent;
+    c->out.length = c->sent = 0;
+  }
+  size_t before = c->out.length;
+  if (!write_request(&c->out, t)) {
+    c->out.length = before;
+    return false;
+  }
+  t->request_begin = c->base + before;
+  t->request_end = c->base + c->out.length;
+  rvl_transfer **place = &c->transfer;
+  while (*place != NULL) place = &(*place)->following;
+  *place = t;
+  t->http1 = c;
+  t->reused = c->reused;
+  t->queued = c->transfer != t;
+  return true;
+}
+
+static void send_request(rvl_http1_connection *c, rvl_transfer *t) {
+  rvl_pipeline *p = t->request.pipeline;
+  if (p != NULL && p->connection == NULL) {
+    *p = (rvl_pipeline){.connection = c, .proven = c->reused};
+    c->pipeline = p;
+  }
+  bool first = c->transfer == NULL;
+  if (first && t->connected == 0) t->connected = rvl_now();
+  if (!join(c, t)) {
+    if (first) close_connection(c);
+    end_with(t, RVL_FAIL_MEMORY, "out of memory");
+    return;
+  }
+  if (first) expect_answer(c);
+  flush(c);
+}
+
+/* The connection of the transfer's pipeline, if the request can go over it. */
+static rvl_http1_connection *find_reserved(const rvl_transfer *t) {
+  rvl_http1_connection *c = t->request.pipeline != NULL ? t->request.pipeline->connection : NULL;
+  if (c == NULL || !leads_to(c, &t->address) || c->broken) return NULL;
+  if (!c->idle || is_fresh(c, t)) return c;
+  close_connection(c);
+  return NULL;
 }
 
 bool rvl_http1_start(rvl_transfer *t) {
-  rvl_http1_connection *c = find_idle(t);
+  rvl_http1_connection *c = find_reserved(t);
+  if (c == NULL) c = find_idle(t);
   if (c == NULL) return rvl_net_connect(t);
-  remove_idle(c);
+  if (c->idle) remove_idle(c);
   t->net->stats.reused++;
   send_request(c, t);
   return true;
+}
+
+bool rvl_pipeline_is_ready(const rvl_pipeline *p) { return p->connection != NULL && p->proven && !p->connection->broken; }
+
+void rvl_pipeline_close(rvl_pipeline *p) {
+  if (p->connection != NULL) p->connection->pipeline = NULL;
+  *p = (rvl_pipeline){0};
 }
 
 void rvl_http1_adopt(rvl_transfer *t, CURL *easy) {
@@ -243,8 +340,8 @@ void rvl_http1_adopt(rvl_transfer *t, CURL *easy) {
   send_request(c, t);
 }
 
-/* The whole answer is there. */
-static void complete(rvl_http1_connection *c, bool more_came) {
+/* The whole answer is there; true: another one is to come. */
+static bool complete(rvl_http1_connection *c, bool more_came) {
   rvl_transfer *t = c->transfer;
   rvl_http1 *a = &c->answer;
   t->status = a->status;
@@ -254,25 +351,55 @@ static void complete(rvl_http1_connection *c, bool more_came) {
   t->head = a->head;
   t->body = a->body;
   a->head = a->body = (rvl_bytes){0};
-  bool unsent = c->sent < c->out.length;   /* the server did not want to hear the rest */
-  if (a->keep_alive && !more_came && !unsent) make_idle(c);
-  else close_connection(c);
+  bool unsent = c->base + c->sent < t->request_end;   /* the server did not want to hear the rest */
+  bool goes_on = false;
+  leave(c, t);
+  c->last_used = t->heard;
+  c->reused = true;
+  if (!a->keep_alive || unsent || (c->transfer == NULL && (more_came || c->broken))) {
+    /* RFC 9112, 9.6: what came behind a request answered with "close" is not looked at */
+    close_after(c, !a->keep_alive && !unsent && !c->ended && !c->broken);
+  } else {
+    if (c->pipeline != NULL) c->pipeline->proven = true;
+    goes_on = c->transfer != NULL;
+    if (goes_on) expect_answer(c);
+    else make_idle(c);
+  }
   rvl_timer_stop(t->net->loop, &t->timer);
   rvl_net_unlink(t);
   rvl_net_finish(t);
+  return goes_on;
 }
 
 /* Looks at the answer so far; false: the connection is in other hands now. */
 static bool go_on(rvl_http1_connection *c, bool more_came) {
   rvl_transfer *t = c->transfer;
-  if (c->answer.state == RVL_HTTP1_DONE) {
-    complete(c, more_came);
-    return false;
-  }
+  if (c->answer.state == RVL_HTTP1_DONE) return complete(c, more_came);
   if (c->answer.state != RVL_HTTP1_BAD) return true;
   t->limit = c->answer.limit;
   end_with(t, c->answer.limit != 0 ? RVL_FAIL_LIMIT : RVL_FAIL_PROTOCOL, c->answer.error);
   return false;
+}
+
+/* Takes bytes of one answer or several; false: as go_on. */
+static bool take(rvl_http1_connection *c, const char *data, size_t length) {
+  while (length > 0) {
+    rvl_transfer *t = c->transfer;
+    t->heard = rvl_now();
+    if (!t->receiving) {
+      t->receiving = true;
+      rvl_net_refresh_deadline(t);
+    }
+    size_t taken;
+    if (!rvl_http1_feed(&c->answer, data, length, &taken)) {
+      end_with(t, RVL_FAIL_MEMORY, "out of memory");
+      return false;
+    }
+    data += taken;
+    length -= taken;
+    if (!go_on(c, length > 0)) return false;
+  }
+  return true;
 }
 
 static void receive(rvl_http1_connection *c) {
@@ -283,6 +410,7 @@ static void receive(rvl_http1_connection *c) {
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && !c->broken) break;
     rvl_transfer *t = c->transfer;
     if (n <= 0) {
+      c->ended = true;
       if (!t->receiving) {
         lost(t, n == 0 ? "the server closed the connection without an answer" : "the server reset the connection");
       } else if (n < 0 || c->broken) {
@@ -293,17 +421,7 @@ static void receive(rvl_http1_connection *c) {
       }
       return;
     }
-    t->heard = rvl_now();
-    if (!t->receiving) {
-      t->receiving = true;
-      rvl_net_refresh_deadline(t);
-    }
-    size_t taken;
-    if (!rvl_http1_feed(&c->answer, buffer, (size_t)n, &taken)) {
-      end_with(t, RVL_FAIL_MEMORY, "out of memory");
-      return;
-    }
-    if (!go_on(c, taken < (size_t)n)) return;
+    if (!take(c, buffer, (size_t)n)) return;
     if ((size_t)n < sizeof buffer && !c->broken) break;
   }
   rvl_net_acknowledge(c->fd);
@@ -320,14 +438,18 @@ void rvl_http1_event(rvl_http1_connection *c, int status, int uv_events) {
     return;
   }
   if (uv_events & UV_WRITABLE) {
-    rvl_transfer *t = c->transfer;
+    const rvl_transfer *t = c->transfer;
     flush(c);
-    if (t->http1 != c) return;
+    if (t->http1 != c) return;   /* it has ended, and with it the connection */
   }
   if (uv_events & UV_READABLE) receive(c);
 }
 
-void rvl_http1_abandon(rvl_transfer *t) { close_connection(t->http1); }
+void rvl_http1_abandon(rvl_transfer *t) {
+  rvl_http1_connection *c = t->http1;
+  leave(c, t);
+  close_connection(c);
+}
 
 void rvl_http1_close_all(rvl_net *net) {
   while (net->http1_idle != NULL) close_connection(net->http1_idle);

@@ -7,6 +7,7 @@
 #define NET "riverlua.Net"
 #define HEADERS "riverlua.Headers"
 #define TRANSFER "riverlua.Transfer"
+#define PIPELINE "riverlua.Pipeline"
 
 /* A writer of a streamed body waits while this much has not been sent. */
 #define UPLOAD_HIGH_WATER (256u * 1024u)
@@ -16,7 +17,7 @@ typedef struct net_box {
 } net_box;
 
 /* user values keep what a transfer points to */
-enum { KEEP_NET = 1, KEEP_BODY, KEEP_HEADERS, KEEP_URL, KEEP_METHOD, KEPT = KEEP_METHOD };
+enum { KEEP_NET = 1, KEEP_BODY, KEEP_HEADERS, KEEP_URL, KEEP_METHOD, KEEP_PIPELINE, KEPT = KEEP_PIPELINE };
 
 typedef struct transfer_box {
   rvl_transfer transfer;   /* first: notify gets only this */
@@ -131,6 +132,29 @@ static int headers_gc(lua_State *L) {
   return 0;
 }
 
+/* net:pipeline() → requests that go over one connection; see pipeline in net:open */
+static int net_pipeline(lua_State *L) {
+  check_net(L);
+  rvl_runtime_check_open(L, rvl_upvalue_runtime(L));
+  rvl_pipeline *pipeline = lua_newuserdatauv(L, sizeof *pipeline, 1);
+  *pipeline = (rvl_pipeline){0};
+  luaL_setmetatable(L, PIPELINE);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  return 1;
+}
+
+/* pipeline:ready() → whether the next request may be sent before the answers to those under way have come */
+static int pipeline_ready(lua_State *L) {
+  lua_pushboolean(L, rvl_pipeline_is_ready(luaL_checkudata(L, 1, PIPELINE)));
+  return 1;
+}
+
+static int pipeline_close(lua_State *L) {
+  rvl_pipeline_close(luaL_checkudata(L, 1, PIPELINE));
+  return 0;
+}
+
 /* ---- a transfer -------------------------------------------------------------------------------------- */
 
 static void on_change(rvl_transfer *t) {
@@ -151,7 +175,8 @@ static size_t check_size(lua_State *L, int arg, size_t otherwise) {
 }
 
 /*
-** (net, url, method, headers, body, connect, first_byte, idle, total, max_body, stream, high_water, repeatable)
+** (net, url, method, headers, body, connect, first_byte, idle, total, max_body, stream, high_water, repeatable,
+** pipeline)
 ** body: string, nil, true (written later, length unknown) or an integer (written later, that long).
 */
 static transfer_box *start(lua_State *L) {
@@ -171,6 +196,7 @@ static transfer_box *start(lua_State *L) {
       .high_water = check_size(L, 12, 1024u * 1024u),
       .stream_length = -1,
       .repeatable = lua_toboolean(L, 13),
+      .pipeline = lua_isnoneornil(L, 14) ? NULL : luaL_checkudata(L, 14, PIPELINE),
   };
   if (lua_type(L, 5) == LUA_TSTRING) {
     request.body = lua_tolstring(L, 5, &request.body_length);
@@ -193,6 +219,10 @@ static transfer_box *start(lua_State *L) {
   if (request.body != NULL) {
     lua_pushvalue(L, 5);
     lua_setiuservalue(L, -2, KEEP_BODY);
+  }
+  if (request.pipeline != NULL) {
+    lua_pushvalue(L, 14);
+    lua_setiuservalue(L, -2, KEEP_PIPELINE);
   }
   lua_replace(L, 1);
   lua_settop(L, 1);
@@ -379,7 +409,8 @@ static int transfer_gc(lua_State *L) {
 
 int rvl_open_transfer(lua_State *L) {
   static const luaL_Reg net_methods[] = {{"perform", net_perform}, {"open", net_open},   {"headers", net_headers},
-                                         {"stats", net_stats},     {"close", net_close}, {NULL, NULL}};
+                                         {"stats", net_stats},     {"close", net_close}, {"pipeline", net_pipeline},
+                                         {NULL, NULL}};
   static const luaL_Reg net_meta[] = {{"__gc", net_close}, {"__close", net_close}, {NULL, NULL}};
   static const luaL_Reg headers_methods[] = {{NULL, NULL}};
   static const luaL_Reg headers_meta[] = {{"__gc", headers_gc}, {NULL, NULL}};
@@ -388,10 +419,13 @@ int rvl_open_transfer(lua_State *L) {
       {"head", transfer_head},   {"elapsed", transfer_elapsed}, {"close", transfer_close}, {"connection", transfer_connection},
       {NULL, NULL}};
   static const luaL_Reg transfer_meta[] = {{"__gc", transfer_gc}, {"__close", transfer_close}, {NULL, NULL}};
+  static const luaL_Reg pipeline_methods[] = {{"ready", pipeline_ready}, {"close", pipeline_close}, {NULL, NULL}};
+  static const luaL_Reg pipeline_meta[] = {{"__gc", pipeline_close}, {"__close", pipeline_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"net", net_new}, {NULL, NULL}};
   rvl_new_class(L, NET, net_methods, net_meta);
   rvl_new_class(L, HEADERS, headers_methods, headers_meta);
   rvl_new_class(L, TRANSFER, transfer_methods, transfer_meta);
+  rvl_new_class(L, PIPELINE, pipeline_methods, pipeline_meta);
   rvl_new_functions(L, functions);
   return 1;
 }

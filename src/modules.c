@@ -12,8 +12,11 @@ int luaopen_cjson_safe(lua_State *L);
 static const luaL_Reg core_modules[] = {
     {"riverlua.core.task", rvl_open_task},         {"riverlua.core.transfer", rvl_open_transfer},
     {"riverlua.core.json", rvl_open_json},         {"riverlua.core.terminal", rvl_open_terminal},
-    {"riverlua.core.runtime", rvl_open_runtime},   {"cjson", luaopen_cjson},
-    {"cjson.safe", luaopen_cjson_safe},            {NULL, NULL}};
+    {"riverlua.core.runtime", rvl_open_runtime},   {"riverlua.core.folder", rvl_open_folder},
+    {"riverlua.core.math", rvl_open_math},         {"riverlua.core.gzip", rvl_open_gzip},
+    {"riverlua.core.listener", rvl_open_listener}, {"riverlua.core.river", rvl_open_river},
+    {"cjson", luaopen_cjson},                      {"cjson.safe", luaopen_cjson_safe},
+    {NULL, NULL}};
 
 static const rvl_embedded_file *find_embedded(const char *name) {
   size_t low = 0, high = rvl_embedded_count;   /* sorted by the build */
@@ -27,9 +30,9 @@ static const rvl_embedded_file *find_embedded(const char *name) {
   return NULL;
 }
 
-/* RIVERLUA_PATH_DEV names a folder whose files replace the embedded ones; the position's text on success. */
-static bool load_from_folder(lua_State *L, const char *folder, const rvl_embedded_file *file) {
-  const char *path = lua_pushfstring(L, "%s/%s", folder, file->path);
+/* RIVERLUA_PATH_DEV names a folder whose files replace the embedded ones; pushes the chunk and where it is from. */
+static bool load_from_folder(lua_State *L, const char *folder, const char *name, const char *ending) {
+  const char *path = lua_pushfstring(L, "%s/%s%s", folder, luaL_gsub(L, name, ".", "/"), ending);
   FILE *probe = fopen(path, "r");
   if (probe == NULL) return false;
   fclose(probe);
@@ -47,10 +50,11 @@ static int search(lua_State *L) {
     lua_pushliteral(L, ":riverlua:");
     return 2;
   }
+  const char *folder = getenv("RIVERLUA_PATH_DEV");
+  if (folder != NULL && (load_from_folder(L, folder, name, ".lua") || load_from_folder(L, folder, name, "/init.lua")))
+    return 2;
   const rvl_embedded_file *file = find_embedded(name);
   if (file == NULL) return 0;
-  const char *folder = getenv("RIVERLUA_PATH_DEV");
-  if (folder != NULL && load_from_folder(L, folder, file)) return 2;
   const char *chunk_name = lua_pushfstring(L, "@lua/%s", file->path);
   if (luaL_loadbufferx(L, file->text, file->length, chunk_name, "t") != LUA_OK) return lua_error(L);
   lua_pushvalue(L, -2);

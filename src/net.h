@@ -1,10 +1,12 @@
-/* What transfer.c (libcurl's transfers) and http1_connection.c (plain HTTP/1.1) share. */
+/* What transfer.c (libcurl's transfers), net_watch.c (sockets) and http1_connection.c (plain HTTP/1.1) share. */
 #ifndef RVL_NET_H
 #define RVL_NET_H
 
 #include "curl_api.h"
 #include "http1.h"
 #include "transfer.h"
+
+#include <signal.h>
 
 #define RVL_MAX_HEAD (256u * 1024u)
 #define RVL_MAX_POOLED 64
@@ -66,13 +68,35 @@ void rvl_net_fail(rvl_transfer *transfer, rvl_failure failure, const char *reaso
 void rvl_net_finish(rvl_transfer *transfer);
 void rvl_net_unlink(rvl_transfer *transfer);
 void rvl_net_refresh_deadline(rvl_transfer *transfer);
-bool rvl_net_watch_for(rvl_watch *watch, int uv_events);
-rvl_watch *rvl_net_find_watch(const rvl_net *net, curl_socket_t fd);
-void rvl_net_acknowledge(curl_socket_t fd);
+/* Hands finished transfers to their owners. */
+void rvl_net_collect(rvl_net *net);
+/* How far libcurl is with a body that it has in one piece. */
+void rvl_net_look_at_upload(rvl_transfer *transfer);
 /* Opens a connection for the transfer through libcurl; ends in rvl_http1_adopt or in a failure. */
 bool rvl_net_connect(rvl_transfer *transfer);
 /* Closes a connection that libcurl opened for us. */
 void rvl_net_disconnect(rvl_net *net, CURL *easy);
+
+/* in net_watch.c */
+/* Around what may write without MSG_NOSIGNAL. */
+typedef struct rvl_pipe_guard {
+  sigset_t old;
+  bool was_pending, active;
+} rvl_pipe_guard;
+rvl_pipe_guard rvl_pipe_guard_enter(const rvl_net *net);
+void rvl_pipe_guard_leave(const rvl_pipe_guard *guard);
+/* Lets libcurl look at a socket, or at its timers. */
+void rvl_net_socket_action(rvl_net *net, curl_socket_t fd, int events);
+bool rvl_net_watch_for(rvl_watch *watch, int uv_events);
+rvl_watch *rvl_net_find_watch(const rvl_net *net, curl_socket_t fd);
+void rvl_net_drop_watch(rvl_net *net, rvl_watch *watch);
+void rvl_net_acknowledge(curl_socket_t fd);
+/* libcurl's callbacks about sockets and its timer. */
+int rvl_net_on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data);
+curl_socket_t rvl_net_on_open(void *user, curlsocktype purpose, struct curl_sockaddr *address);
+int rvl_net_on_close(void *user, curl_socket_t fd);
+int rvl_net_on_curl_timer(CURLM *multi, long timeout_ms, void *user);
+void rvl_net_on_curl_due(rvl_timer *timer);
 
 /* in http1_connection.c */
 /* Whether the request can go over a plain HTTP/1.1 connection of our own; reads its address. */

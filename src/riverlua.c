@@ -265,6 +265,7 @@ static int run_command(lua_State *L) {
 
 int riverlua_command(riverlua *r, int argc, char **argv) {
   forget_error(r);
+  r->rt->command = true;
   command_line line = {argc, argv};
   lua_pushcfunction(r->L, run_command);
   lua_pushlightuserdata(r->L, &line);

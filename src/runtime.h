@@ -70,6 +70,7 @@ typedef struct rvl_runtime {
   lua_Integer spawned;
   size_t pending;                    /* transfers under way: something will wake the loop */
   int pump_depth;
+  bool command;                      /* runs the riverlua command: the process is ours, its signals too */
   bool closing;                      /* Lua runs no finalizers for what is made from now on */
   atomic_bool interrupted;
   atomic_bool stopping;              /* the script has been told; the call into the runtime has not returned */
@@ -111,6 +112,10 @@ bool rvl_signal_fire_one(rvl_signal *signal);
 /* A function of riverlua.core.task: see lua_readable.c */
 int rvl_wait_readable(lua_State *L);
 
+/* Part of riverlua.core.listener: see lua_signals.c */
+int rvl_signals_new(lua_State *L);
+void rvl_open_signals(lua_State *L);
+
 /* Forgets the waiters of a signal whose memory goes away. */
 void rvl_signal_detach(rvl_signal *signal);
 
@@ -141,6 +146,11 @@ int rvl_open_transfer(lua_State *L);
 int rvl_open_json(lua_State *L);
 int rvl_open_terminal(lua_State *L);
 int rvl_open_runtime(lua_State *L);
+int rvl_open_river(lua_State *L);
+int rvl_open_gzip(lua_State *L);
+int rvl_open_listener(lua_State *L);
+int rvl_open_folder(lua_State *L);
+int rvl_open_math(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 int rvl_is_embedded(lua_State *L);

@@ -1,226 +1,12 @@
 #include "net.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #define MAX_IDLE_CONNECTIONS 256L
 /* Older ones fail when they reuse a connection that was opened with prior knowledge of HTTP/2. */
 #define FIRST_SOUND_HTTP2 0x080000u
-
-static void collect(rvl_net *net);
-
-/* ---- SIGPIPE: some TLS libraries write without MSG_NOSIGNAL; a host must survive that ---------- */
-
-typedef struct pipe_guard {
-  sigset_t old;
-  bool was_pending, active;
-} pipe_guard;
-
-static pipe_guard guard_enter(const rvl_net *net) {
-  pipe_guard g = {.active = net->tls};
-  if (g.active) {
-    sigset_t pending, block;
-    sigpending(&pending);
-    g.was_pending = sigismember(&pending, SIGPIPE) == 1;
-    sigemptyset(&block);
-    sigaddset(&block, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &block, &g.old);
-  }
-  return g;
-}
-
-static void guard_leave(const pipe_guard *g) {
-  if (!g->active) return;
-  if (!g->was_pending) {
-    sigset_t pipe;
-    sigemptyset(&pipe);
-    sigaddset(&pipe, SIGPIPE);
-    while (sigtimedwait(&pipe, NULL, &(struct timespec){0, 0}) == -1 && errno == EINTR) {}
-  }
-  pthread_sigmask(SIG_SETMASK, &g->old, NULL);
-}
-
-static void socket_action(rvl_net *net, curl_socket_t fd, int events) {
-  int running;
-  pipe_guard g = guard_enter(net);
-  net->curl->multi_socket_action(net->multi, fd, events, &running);
-  guard_leave(&g);
-}
-
-/* ---- sockets ----------------------------------------------------------------------------------- */
-
-static void free_watch(uv_handle_t *handle) { free(handle->data); }
-
-rvl_watch *rvl_net_find_watch(const rvl_net *net, curl_socket_t fd) {
-  return fd >= 0 && (size_t)fd < net->watch_room ? net->watches[fd] : NULL;
-}
-
-static void drop_watch(rvl_net *net, rvl_watch *w) {
-  net->watches[w->fd] = NULL;
-  uv_close((uv_handle_t *)&w->poll, free_watch);
-}
-
-/*
-** Python's own servers send an answer in several small segments with Nagle's algorithm on; each then waits for
-** our delayed acknowledgement (40 ms). Acknowledge at once while more is to come: the option is not sticky.
-*/
-void rvl_net_acknowledge(curl_socket_t fd) {
-#ifdef TCP_QUICKACK
-  int on = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
-#else
-  (void)fd;
-#endif
-}
-
-static void on_socket(uv_poll_t *poll, int status, int events) {
-  rvl_watch *w = poll->data;
-  rvl_net *net = w->net;
-  curl_socket_t fd = w->fd;
-  if (w->http1 != NULL) {
-    rvl_http1_event(w->http1, status, events);
-    return;
-  }
-  if (!w->wanted) {   /* the server closed an idle connection, or spoke unasked: libcurl finds out on reuse */
-    uv_poll_stop(poll);
-    w->events = 0;
-    return;
-  }
-  int what = 0;
-  if (status < 0) {
-    what = CURL_CSELECT_ERR;
-    w->events = 0;   /* libuv has stopped watching */
-  } else {
-    if (events & UV_READABLE) what |= CURL_CSELECT_IN;
-    if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
-  }
-  socket_action(net, fd, what);
-  w = rvl_net_find_watch(net, fd);
-  if (w != NULL && w->wanted && (what & CURL_CSELECT_IN)) rvl_net_acknowledge(fd);
-  collect(net);
-}
-
-static rvl_watch *add_watch(rvl_net *net, curl_socket_t fd) {
-  if ((size_t)fd >= net->watch_room) {
-    size_t room = net->watch_room == 0 ? 64 : net->watch_room;
-    while (room <= (size_t)fd) room *= 2;
-    rvl_watch **grown = realloc(net->watches, room * sizeof *grown);
-    if (grown == NULL) return NULL;
-    memset(grown + net->watch_room, 0, (room - net->watch_room) * sizeof *grown);
-    net->watches = grown;
-    net->watch_room = room;
-  }
-  rvl_watch *w = calloc(1, sizeof *w);
-  if (w == NULL) return NULL;
-  w->net = net;
-  w->fd = fd;
-  w->poll.data = w;
-  if (uv_poll_init_socket(&net->loop->uv, &w->poll, fd) != 0) {
-    free(w);
-    return NULL;
-  }
-  net->watches[fd] = w;
-  return w;
-}
-
-bool rvl_net_watch_for(rvl_watch *w, int uv_events) {
-  if (w->events == uv_events) return true;
-  if (uv_poll_start(&w->poll, uv_events, on_socket) != 0) return false;
-  w->events = uv_events;
-  return true;
-}
-
-/*
-** Whether the socket belongs to a connection that has been made: on_close will then tell when it goes. Sockets of
-** attempts that were beaten to it are closed by libcurl without a word, before it asks to have them removed.
-*/
-static bool is_connected(rvl_watch *w, CURL *easy) {
-  rvl_transfer *t = NULL;
-  w->net->curl->easy_getinfo(easy, CURLINFO_PRIVATE, &t);
-  if (t == NULL || t->connected == 0 || fcntl(w->fd, F_GETFD) == -1) return false;
-  w->connected = true;
-  w->opener = NULL;
-  return true;
-}
-
-static void look_at_upload(rvl_transfer *t);
-
-/* libcurl only waits to read: it may have sent a body that it had in one piece, and the next deadline is nearer. */
-static void note_sent(const rvl_net *net, CURL *easy) {
-  rvl_transfer *t = NULL;
-  net->curl->easy_getinfo(easy, CURLINFO_PRIVATE, &t);
-  if (t == NULL || !t->sending || t->connected == 0) return;
-  look_at_upload(t);
-  if (!t->sending) rvl_net_refresh_deadline(t);
-}
-
-/* libcurl wants a socket watched. Sockets of idle connections stay watched: two system calls less a request. */
-static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
-  (void)socket_data;
-  rvl_net *net = user;
-  rvl_watch *w = rvl_net_find_watch(net, fd);
-  if (what == CURL_POLL_REMOVE) {
-    if (w != NULL && (w->connected || is_connected(w, easy))) w->wanted = false;
-    else if (w != NULL) drop_watch(net, w);
-    return 0;
-  }
-  if (w == NULL && (w = add_watch(net, fd)) == NULL) return -1;
-  w->wanted = true;
-  if (!(what & CURL_POLL_OUT)) note_sent(net, easy);
-  int events = ((what & CURL_POLL_IN) ? UV_READABLE : 0) | ((what & CURL_POLL_OUT) ? UV_WRITABLE : 0);
-  return rvl_net_watch_for(w, events) ? 0 : -1;
-}
-
-static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_sockaddr *address) {
-  (void)purpose;
-  rvl_transfer *t = user;
-  if (t == NULL) return CURL_SOCKET_BAD;   /* parked: nobody wants the connection any more */
-  rvl_net *net = t->net;
-  t->opened = true;
-  curl_socket_t fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-  if (fd < 0) return CURL_SOCKET_BAD;
-  rvl_watch *w = rvl_net_find_watch(net, fd);
-  if (w != NULL) drop_watch(net, w);   /* of a socket that has been closed without a word */
-  w = add_watch(net, fd);
-  if (w == NULL) {
-    close(fd);
-    return CURL_SOCKET_BAD;
-  }
-  w->opener = t;
-  return fd;
-}
-
-static int on_close(void *user, curl_socket_t fd) {
-  rvl_net *net = user;
-  rvl_watch *w = rvl_net_find_watch(net, fd);
-  if (w != NULL) drop_watch(net, w);
-  return close(fd);
-}
-
-static void on_curl_due(rvl_timer *timer) {
-  rvl_net *net = (rvl_net *)(void *)((char *)timer - offsetof(rvl_net, timer));
-  socket_action(net, CURL_SOCKET_TIMEOUT, 0);
-  collect(net);
-}
-
-static int on_curl_timer(CURLM *multi, long timeout_ms, void *user) {
-  (void)multi;
-  rvl_net *net = user;
-  if (timeout_ms < 0) {
-    rvl_timer_stop(net->loop, &net->timer);
-    return 0;
-  }
-  return rvl_timer_start(net->loop, &net->timer, rvl_now() + (uint64_t)timeout_ms * 1000000u) ? 0 : -1;
-}
 
 /* ---- the ends of a transfer --------------------------------------------------------------------- */
 
@@ -255,7 +41,7 @@ void rvl_net_fail(rvl_transfer *t, rvl_failure failure, const char *reason) {
 static void drop_attempts(rvl_transfer *t) {
   rvl_net *net = t->net;
   for (size_t i = 0; t->opened && i < net->watch_room; i++)
-    if (net->watches[i] != NULL && net->watches[i]->opener == t) drop_watch(net, net->watches[i]);
+    if (net->watches[i] != NULL && net->watches[i]->opener == t) rvl_net_drop_watch(net, net->watches[i]);
 }
 
 /* Takes the transfer out of libcurl's hands. */
@@ -265,9 +51,9 @@ static void detach(rvl_transfer *t) {
   t->easy = NULL;
   rvl_timer_stop(net->loop, &t->timer);
   rvl_net_unlink(t);
-  pipe_guard g = guard_enter(net);
+  rvl_pipe_guard g = rvl_pipe_guard_enter(net);
   net->curl->multi_remove_handle(net->multi, easy);
-  guard_leave(&g);
+  rvl_pipe_guard_leave(&g);
   drop_attempts(t);
   give_back(net, easy, t->plain || t->request.stream_body);
 }
@@ -363,7 +149,7 @@ static void release_parked(rvl_net *net, CURL *easy) {
 }
 
 /* Hands finished transfers to their owners. */
-static void collect(rvl_net *net) {
+void rvl_net_collect(rvl_net *net) {
   CURLMsg *message;
   int left;
   while ((message = net->curl->multi_info_read(net->multi, &left)) != NULL) {
@@ -392,7 +178,8 @@ static void nearer(deadline *d, const char *name, uint64_t from, uint64_t limit)
 static deadline next_deadline(const rvl_transfer *t) {
   const rvl_request *r = &t->request;
   deadline d = {0};
-  nearer(&d, "total", t->started, r->total);
+  if (t->queued) return d;
+  nearer(&d, "total", t->turn != 0 ? t->turn : t->started, r->total);
   if (t->connected == 0) {
     nearer(&d, "connect", t->opening, r->connect);
   } else if (!t->receiving) {
@@ -405,7 +192,7 @@ static deadline next_deadline(const rvl_transfer *t) {
 }
 
 /* How far libcurl is with a body that it has in one piece. */
-static void look_at_upload(rvl_transfer *t) {
+void rvl_net_look_at_upload(rvl_transfer *t) {
   if (t->easy == NULL || !t->sending || t->request.stream_body) return;
   curl_off_t sent = 0;
   t->net->curl->easy_getinfo(t->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
@@ -418,7 +205,7 @@ static void look_at_upload(rvl_transfer *t) {
 
 static void on_deadline(rvl_timer *timer) {
   rvl_transfer *t = (rvl_transfer *)(void *)((char *)timer - offsetof(rvl_transfer, timer));
-  look_at_upload(t);
+  rvl_net_look_at_upload(t);
   deadline d = next_deadline(t);
   if (d.due == 0) return;
   if (d.due > rvl_now()) {
@@ -593,8 +380,8 @@ static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
   SET(CURLOPT_WRITEFUNCTION, on_body);
   SET(CURLOPT_READFUNCTION, on_upload);
   SET(CURLOPT_PREREQFUNCTION, on_connected);
-  SET(CURLOPT_OPENSOCKETFUNCTION, on_open);
-  SET(CURLOPT_CLOSESOCKETFUNCTION, on_close);
+  SET(CURLOPT_OPENSOCKETFUNCTION, rvl_net_on_open);
+  SET(CURLOPT_CLOSESOCKETFUNCTION, rvl_net_on_close);
   SET(CURLOPT_CLOSESOCKETDATA, net);
 #if LIBCURL_VERSION_NUM >= 0x075500
   SET(CURLOPT_PROTOCOLS_STR, "http,https");
@@ -679,8 +466,8 @@ static bool begin(rvl_transfer *t) {
   if (err == CURLE_OK && net->curl->multi_add_handle(net->multi, t->easy) != CURLM_OK) err = CURLE_OUT_OF_MEMORY;
   if (err == CURLE_OK) {
     /* sends at once when a connection is open */
-    socket_action(net, CURL_SOCKET_TIMEOUT, 0);
-    collect(net);
+    rvl_net_socket_action(net, CURL_SOCKET_TIMEOUT, 0);
+    rvl_net_collect(net);
     return true;
   }
   net->curl->easy_cleanup(t->easy);
@@ -722,9 +509,9 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
 
 static void resume(rvl_transfer *t) {
   rvl_net *net = t->net;
-  pipe_guard g = guard_enter(net);
+  rvl_pipe_guard g = rvl_pipe_guard_enter(net);
   net->curl->easy_pause(t->easy, (t->send_paused ? CURLPAUSE_SEND : 0) | (t->receive_paused ? CURLPAUSE_RECV : 0));
-  guard_leave(&g);
+  rvl_pipe_guard_leave(&g);
 }
 
 bool rvl_transfer_write(rvl_transfer *t, const char *data, size_t length) {
@@ -816,15 +603,15 @@ rvl_net *rvl_net_new(rvl_loop *loop, const rvl_curl_api *curl, const rvl_profile
   net->loop = loop;
   net->curl = curl;
   net->profile = *profile;
-  net->timer.fire = on_curl_due;
+  net->timer.fire = rvl_net_on_curl_due;
   net->multi = curl->multi_init();
   if (net->multi == NULL) {
     free(net);
     return NULL;
   }
-  net->curl->multi_setopt(net->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+  net->curl->multi_setopt(net->multi, CURLMOPT_SOCKETFUNCTION, rvl_net_on_curl_socket);
   net->curl->multi_setopt(net->multi, CURLMOPT_SOCKETDATA, net);
-  net->curl->multi_setopt(net->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
+  net->curl->multi_setopt(net->multi, CURLMOPT_TIMERFUNCTION, rvl_net_on_curl_timer);
   net->curl->multi_setopt(net->multi, CURLMOPT_TIMERDATA, net);
   net->curl->multi_setopt(net->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE_CONNECTIONS);
   return net;
@@ -838,11 +625,11 @@ void rvl_net_free(rvl_net *net) {
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
   for (size_t i = 0; i < RVL_MAX_URLS; i++) free_url(net, &net->urls[i]);
   if (net->parked == NULL) {
-    pipe_guard g = guard_enter(net);
+    rvl_pipe_guard g = rvl_pipe_guard_enter(net);
     net->curl->multi_cleanup(net->multi);
-    guard_leave(&g);
+    rvl_pipe_guard_leave(&g);
     for (size_t i = 0; i < net->watch_room; i++)
-      if (net->watches[i] != NULL) drop_watch(net, net->watches[i]);
+      if (net->watches[i] != NULL) rvl_net_drop_watch(net, net->watches[i]);
     free(net->watches);
     free(net);
     return;
@@ -852,7 +639,7 @@ void rvl_net_free(rvl_net *net) {
   ** back later. The handles are given up (the process is ending, or the loss is one resolver's worth).
   */
   for (size_t i = 0; i < net->watch_room; i++)
-    if (net->watches[i] != NULL) drop_watch(net, net->watches[i]);
+    if (net->watches[i] != NULL) rvl_net_drop_watch(net, net->watches[i]);
 }
 
 const rvl_net_stats *rvl_net_stats_of(const rvl_net *net) { return &net->stats; }

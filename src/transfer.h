@@ -46,6 +46,15 @@ typedef struct rvl_profile {
   bool plain_http1;        /* short requests to http: addresses go over HTTP/1.1 connections of our own */
 } rvl_profile;
 
+/*
+** Requests over one connection, each sent without waiting for the answers to those before it. Zero-initialised memory
+** of the caller's; to be closed before it goes. Works where `plain_http1` does; elsewhere it never gets ready.
+*/
+typedef struct rvl_pipeline {
+  struct rvl_http1_connection *connection;   /* NULL: none yet, or lost */
+  bool proven;             /* the server kept it open after an answer */
+} rvl_pipeline;
+
 /* One request. Everything pointed to must live until the transfer is freed. Times in ns; 0: no limit. */
 typedef struct rvl_request {
   const char *url;
@@ -54,6 +63,7 @@ typedef struct rvl_request {
   const char *body;        /* NULL: none, unless stream_body */
   size_t body_length;
   bool repeatable;         /* a server that gets it twice does no harm */
+  rvl_pipeline *pipeline;  /* to be sent behind its other requests; NULL: for itself */
   bool stream_body;        /* the body comes through rvl_transfer_write */
   int64_t stream_length;   /* its length, or -1 */
   bool stream;             /* the answer is read while it arrives, with back-pressure */
@@ -102,6 +112,10 @@ typedef struct rvl_transfer {
   struct rvl_parsed_url *url;
   struct rvl_http1_connection *http1;
   rvl_plain_address address;   /* when plain */
+  struct rvl_transfer *following;   /* the one whose answer comes next on this connection */
+  uint64_t request_begin, request_end;   /* where its request stands among all bytes sent on this connection */
+  uint64_t turn;           /* when its answer became the next to come, if it had to wait for others; else 0 */
+  bool queued;             /* waits for others: no deadline of its own */
   rvl_timer timer;
   uint64_t heard;
   size_t upload_sent, body_total;
@@ -126,6 +140,10 @@ const rvl_net_stats *rvl_net_stats_of(const rvl_net *net);
 /* `transfer` is zero-initialised memory of the caller's. false: failed at once, see failure and message. */
 bool rvl_transfer_start(rvl_net *net, rvl_transfer *transfer, const rvl_request *request,
                         void (*notify)(rvl_transfer *));
+/* Whether another request may be sent behind those under way; if not, the next one opens a connection. */
+bool rvl_pipeline_is_ready(const rvl_pipeline *pipeline);
+void rvl_pipeline_close(rvl_pipeline *pipeline);
+
 /* Appends to a streamed request body; false: no memory. */
 bool rvl_transfer_write(rvl_transfer *transfer, const char *data, size_t length);
 void rvl_transfer_end_body(rvl_transfer *transfer);

@@ -22,7 +22,7 @@ cli.program = "riverlua"
 --- Subcommands: `riverlua <name> …` requires the module and calls its `main(arguments)`, which returns the exit
 -- code. A subcommand counts only as the first argument.
 ---@type table<string, string>
-cli.commands = {}
+cli.commands = {serve = "riverlua.serve_command"}
 
 -- Options that are a letter and nothing more, and long ones; value: the field set.
 local FLAGS = {E = "ignore_environment", W = "warnings", i = "interactive", v = "version"}
@@ -189,18 +189,28 @@ local function run_all(argv, options, script, limit)
   return 0
 end
 
+-- A subcommand may block, so it is called as the user's code is.
+local function run_command(command, argv)
+  local ok, results = run(require(command).main, {unpack(argv, 2)})
+  return ok and results[2] or 1
+end
+
 --- Runs a command line.
 ---@param argv string[] the words, the program's name at index 0
 ---@return integer # exit code
 function cli.main(argv)
   if argv[0] and argv[0] ~= "" then cli.program = argv[0] end
   local command = cli.commands[argv[1]]
-  if command then return require(command).main{unpack(argv, 2)} end
-  local options, script, limit = parse(argv)
-  if not options then return reporter().bad_option(argv[script]) end
-  if options.help or options.versions then return reporter().inform(options) end
-  cli.quiet = options.quiet or (getenv("RIVERLUA_QUIET") or "") ~= ""
-  local ok, result = pcall(run_all, argv, options, script, limit)
+  local ok, result
+  if command then
+    ok, result = pcall(run_command, command, argv)
+  else
+    local options, script, limit = parse(argv)
+    if not options then return reporter().bad_option(argv[script]) end
+    if options.help or options.versions then return reporter().inform(options) end
+    cli.quiet = options.quiet or (getenv("RIVERLUA_QUIET") or "") ~= ""
+    ok, result = pcall(run_all, argv, options, script, limit)
+  end
   if ok then return result end
   if type(result) == "table" and rawget(result, "kind") == "interrupted" then
     return reporter().interrupted(rawget(result, "where"))

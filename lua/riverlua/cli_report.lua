@@ -162,6 +162,8 @@ end
 ---@return boolean # false when one of them failed and nobody had looked, or when they would wait for ever
 function report.finish_tasks()
   local tasks = loaded["riverlua.core.task"]
+  -- tasks that work for something the script no longer holds, such as a stream, end with it
+  if tasks.waiting()[1] then collectgarbage() end
   local results = cli.call(tasks.drain)
   if not results[1] then report.failed(results[2]) end
   return not report_failures(tasks) and results[1]
@@ -232,6 +234,9 @@ local OWN_OPTIONS = [[
 local HELP = [[
 
 Without a script: an interactive session on a terminal, otherwise the standard input is run.
+
+Commands, in place of options and script:
+  serve     offer an embedded service on a socket; 'serve --help' tells more
 
 Environment:
   LUA_INIT_5_4, LUA_INIT     code ('@file': a file) to run first

@@ -21,6 +21,7 @@ local errors = {}
 ---@field url string|nil without user information or secrets
 ---@field body string|nil first 4 KB of the answer
 ---@field attempts integer|nil how often it was tried
+---@field sent boolean|nil when no answer came: whether the server may have acted on the request
 ---@field cause any the error underneath
 local Error = {}
 Error.__index = Error

@@ -311,7 +311,9 @@ local function send_with_retries(self, call)
       local kind, message, phase, limit, sent = a, b, c, d, e
       wait = attempt <= retries and may_repeat(call, kind, phase, sent) and back_off(attempt)
       if not wait or not pause(self, wait, deadline) then
-        error(failure(call, attempt, kind, message, phase, limit), 0)
+        local err = failure(call, attempt, kind, message, phase, limit)
+        err.sent = sent or false
+        error(err, 0)
       end
     end
     attempt = attempt + 1
@@ -376,6 +378,55 @@ function Exchange:send(call)
   end
   return res
 end
+
+---@class riverlua.Pipeline
+local Pipeline = {}
+Pipeline.__index = Pipeline
+Pipeline.__name = "riverlua.Pipeline"
+
+--- Requests over one connection, each sent without waiting for the answers to those before it. The server answers in
+--- their order. Nothing is repeated or redirected here.
+---@param options {timeout: number|table|nil}|nil
+---@return riverlua.Pipeline
+function Exchange:pipeline(options)
+  local t = read_timeouts("pipeline", options and options.timeout, self.timeouts)
+  return setmetatable({exchange = self, net = self.net, timeouts = t, core = self.net:pipeline()}, Pipeline)
+end
+
+--- Whether the next request may be sent at once. If not, it opens a connection (again): its answer is to be awaited
+--- first, which proves that the server keeps the connection open.
+function Pipeline:ready() return self.core:ready() end
+
+--- Sends a request; also returns its transfer, whose `close` gives it up, and with it the connection. The function
+--- that is returned waits for the answer and gives it; or nil, the error and whether the server may have acted on the
+--- request. It may be called by several tasks, and again.
+---@param safe boolean|nil a repeat does no harm
+---@return fun(): riverlua.HttpResponse|nil, table|nil, boolean|nil
+function Pipeline:send(method, address, headers, body, safe)
+  local t = self.timeouts
+  local transfer = self.net:open(address, method, headers, body, t.connect, t.first_byte, t.idle, t.total,
+    self.exchange.max_body, false, nil, safe, self.core)
+  local outcome
+  local function wait()
+    if not outcome then
+      local status, answer, message, phase, limit, sent = transfer:wait()
+      -- another task may have been here meanwhile, and has the body
+      if not outcome and status then
+        outcome = {response.new(transfer, status, answer, address, method)}
+      elseif not outcome then
+        local call = {method = method, url = address}
+        outcome = {nil, failure(call, 1, answer, message, phase, limit), sent, n = 3}
+      end
+    end
+    return table.unpack(outcome, 1, outcome.n or 1)
+  end
+  return wait, transfer
+end
+
+--- Lets go of the connection; requests under way still get their answers.
+function Pipeline:close() self.core:close() end
+
+Pipeline.__close = Pipeline.close
 
 function Exchange:stats()
   local stats = self.net:stats()

@@ -4,6 +4,9 @@
 -- req: `method`, `path` (with query, percent-encoded), `headers` (a table that never changes), `body` (bytes) or `json`
 -- (a value), `timeout`, `idempotent`, `stream`. The answer: `status`, `headers`, `body`, `:json()`; streamed also
 -- `:events()` and `:close()`. Statuses of 400 and above are answers; what prevents an answer raises.
+--
+-- One over a network may have `pipeline(options)` → object with `ready()`, `send(req)` → `wait`, an object to `close`,
+-- the bytes of the body; and `close()`: requests over one connection, see `Pipeline` in riverlua.exchange.
 
 local errors = require "riverlua.errors"
 
@@ -43,6 +46,22 @@ function Network:request(req)
   return exchange:send{
     method = method, url = address, headers = headers, header_source = source, content_type = content_type,
     body = body, idempotent = req.idempotent, timeout = req.timeout, stream = req.stream, first = first,
+  }
+end
+
+function Network:pipeline(options)
+  local pipeline = self.exchange:pipeline(options)
+  local network = self
+  return {
+    ready = function() return pipeline:ready() end,
+    close = function() pipeline:close() end,
+    send = function(_, req)
+      local body, content_type = req.body, nil
+      if req.json ~= nil then body, content_type = network.encode(req.json), "application/json" end
+      local headers = network.exchange:constant_header_set(req.headers or no_headers, content_type)
+      local wait, transfer = pipeline:send(req.method, network.base_url .. req.path, headers, body, req.idempotent)
+      return wait, transfer, body and #body or 0
+    end,
   }
 end
 

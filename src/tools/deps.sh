@@ -13,6 +13,7 @@ missing() {
   pkg-config --exists lua5.4 2>/dev/null || echo liblua5.4-dev
   pkg-config --exists lua5.4-cjson 2>/dev/null || echo lua-cjson-dev
   pkg-config --exists libuv 2>/dev/null || echo libuv1-dev
+  pkg-config --exists zlib 2>/dev/null || echo zlib1g-dev
   pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
   ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
   [ "$1" = test ] || return 0
@@ -21,6 +22,7 @@ missing() {
   command -v lua5.4 >/dev/null || echo lua5.4
   python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
   command -v openssl >/dev/null || echo openssl
+  command -v redis-server >/dev/null || echo redis-server
   command -v nghttpd >/dev/null || echo nghttp2-server
   command -v g++ >/dev/null || echo g++
   command -v nm >/dev/null || echo binutils
@@ -31,7 +33,7 @@ wanted=$(missing "$1" | tr '\n' ' ')
 
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
-  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, libcurl (with headers)." >&2
+  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, libcurl (with headers)." >&2
   exit 1
 }
 

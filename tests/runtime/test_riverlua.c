@@ -673,6 +673,17 @@ static void test_close_with_a_task_that_will_not_end(void **state) {
 
 /* ---- silence ------------------------------------------------------------------------------------------- */
 
+static void test_signals_are_the_hosts(void **state) {
+  (void)state;
+  riverlua *rt = open_runtime();
+  assert_int_equal(riverlua_run_string(rt, "require('riverlua.core.listener').signals()", "test"), RIVERLUA_ERROR);
+  assert_string_equal(riverlua_error_kind(rt), "unsupported");
+  riverlua_close(rt);
+  struct sigaction now;
+  assert_int_equal(sigaction(SIGINT, NULL, &now), 0);
+  assert_true(now.sa_handler == SIG_DFL);
+}
+
 static void test_prints_nothing(void **state) {
   (void)state;
   fflush(NULL);
@@ -735,6 +746,7 @@ int main(void) {
       cmocka_unit_test(test_close_runs_close_handlers_of_tasks),
       cmocka_unit_test(test_close_with_live_things),
       cmocka_unit_test(test_close_with_a_task_that_will_not_end),
+      cmocka_unit_test(test_signals_are_the_hosts),
       cmocka_unit_test(test_prints_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -337,7 +337,7 @@ describe("blocking where Lua cannot yield:", function()
   it("__gc when the state closes", function()
     local child = servers.run([[
       local task = require "riverlua.task"
-      setmetatable({}, {__gc = function()
+      kept = setmetatable({}, {__gc = function()
         task.sleep(0.001)
         print("slept", select(2, pcall(task.spawn, print)).kind)
       end})

@@ -1,0 +1,476 @@
+--- An HTTP/1.1 server inside riverlua: one task per connection, on the same loop as everything else.
+--
+--     local server = require("riverlua.server").new{port = 8080, handler = function(req)
+--       return {status = 200, headers = {["content-type"] = "text/plain"}, body = "hello " .. req.path}
+--     end}
+--     print("port", server.port)
+--     server:run{signals = true}   -- until Ctrl-C, SIGTERM or server:stop() from another task
+--
+-- The handler gets a request `{method, path, headers, body, version, address}`: `path` as it came (with its query,
+-- percent-encoded), `headers` by name in any case, `body` bytes or nil. It returns `{status, headers, body}`, or
+-- `{status, headers, stream, close}`: `stream()` gives the next piece (sent at once) or nil at the end, and `close()`
+-- is called once when the stream is over, whatever ended it. A stream that waits while the client goes away is
+-- cancelled. Handlers may block as any task does; while one waits the others are served. What a handler raises is
+-- answered with a plain 500 and told to `on_error`.
+--
+-- The server takes care of keep-alive, pipelined requests, HEAD, `Expect: 100-continue`, chunks both ways, HTTP/1.0,
+-- deadlines and limits; what is no proper request is refused with 400, 408, 413, 414, 417, 431, 501 or 505.
+
+local core = require "riverlua.core.listener"
+local errors = require "riverlua.errors"
+local task = require "riverlua.task"
+
+local tasks = require "riverlua.core.task"
+
+local server = {}
+
+-- A connection with many requests at hand lets others go on after so many.
+local REQUESTS_PER_TURN = 16
+
+local DEFAULTS = {
+  host = "127.0.0.1", port = 0, backlog = 511, max_connections = 512,
+  idle_timeout = 75, head_timeout = 20, body_timeout = 60, write_timeout = 60, grace = 5,
+  max_target = 8192, max_head = 65536, max_headers = 100, max_body = 16 * 1024 * 1024,
+}
+local OPTIONS = {handler = true, on_error = true}
+for name in pairs(DEFAULTS) do OPTIONS[name] = true end
+
+local REASONS = {
+  [100] = "Continue", [200] = "OK", [201] = "Created", [202] = "Accepted", [204] = "No Content",
+  [206] = "Partial Content", [301] = "Moved Permanently", [302] = "Found", [303] = "See Other",
+  [304] = "Not Modified", [307] = "Temporary Redirect", [308] = "Permanent Redirect", [400] = "Bad Request",
+  [401] = "Unauthorized", [403] = "Forbidden", [404] = "Not Found", [405] = "Method Not Allowed",
+  [406] = "Not Acceptable", [408] = "Request Timeout", [409] = "Conflict", [410] = "Gone", [411] = "Length Required",
+  [413] = "Content Too Large", [414] = "URI Too Long", [415] = "Unsupported Media Type",
+  [417] = "Expectation Failed", [422] = "Unprocessable Content", [426] = "Upgrade Required",
+  [429] = "Too Many Requests", [431] = "Request Header Fields Too Large", [500] = "Internal Server Error",
+  [501] = "Not Implemented", [502] = "Bad Gateway", [503] = "Service Unavailable", [504] = "Gateway Timeout",
+  [505] = "HTTP Version Not Supported",
+}
+
+-- ------------------------------------------------------------------------------------------------------ requests
+
+---@class riverlua.server.Request
+---@field method string
+---@field path string with the query, percent-encoded, as it came
+---@field headers table<string, string> looked up in any case; repeated ones joined with ", "
+---@field body string|nil
+---@field version string "1.0" or "1.1"
+---@field address string|nil the client's
+local Request = {}
+
+local Headers = {}
+
+function Headers:__index(name)
+  return type(name) == "string" and rawget(self, name:lower()) or nil
+end
+
+-- By hand: a pattern would take quadratic time for a value of many blanks.
+local function without_blanks_at_end(text)
+  local last = #text
+  local byte = text:byte(last)
+  while byte == 32 or byte == 9 do
+    last = last - 1
+    byte = text:byte(last)
+  end
+  return last < #text and text:sub(1, last) or text
+end
+
+local function parse_headers(block)
+  local headers = {}
+  for name, value in block:gmatch("([^:\r\n]+):[ \t]*([^\r\n]*)\r\n") do
+    name, value = name:lower(), without_blanks_at_end(value)
+    local known = headers[name]
+    headers[name] = known and known .. ", " .. value or value
+  end
+  return setmetatable(headers, Headers)
+end
+
+-- Few handlers look at the headers.
+function Request:__index(name)
+  if name == "headers" then
+    local headers = parse_headers(self.block)
+    self.headers = headers
+    return headers
+  end
+  return nil
+end
+
+-- The path of a request target in any of its forms; nil: there is none.
+local function path_of(method, target)
+  if target:byte() == 47 then return target end   -- '/'
+  if target == "*" and method == "OPTIONS" then return target end
+  local rest = target:match("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]+(.*)$")
+  if not rest then return nil end
+  return rest:find("^/") and rest or "/" .. rest
+end
+
+-- ------------------------------------------------------------------------------------------------------- answers
+
+local DAYS = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"}
+local MONTHS = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"}
+
+-- The Date header, made once a second; in English whatever the locale.
+local function date_line(self)
+  local now = os.time()
+  if self.date_of ~= now then
+    local d = os.date("!*t", now)
+    self.date_of = now
+    self.date = ("\r\nDate: %s, %02d %s %d %02d:%02d:%02d GMT\r\n"):format(DAYS[d.wday], d.day, MONTHS[d.month],
+      d.year, d.hour, d.min, d.sec)
+  end
+  return self.date
+end
+
+-- "content-type" → "Content-Type"
+local spelling = setmetatable({}, {__index = function(known, name)
+  local text = tostring(name)
+  if not text:find("^[%w!#$%%&'*+.^_`|~-]+$") then
+    errors.raise{kind = "argument", message = "the handler gave a header without a proper name"}
+  end
+  text = text:gsub("%f[%w]%l", string.upper)
+  if type(name) == "string" and #name < 64 then rawset(known, name, text) end
+  return text
+end})
+
+-- The server's own business: how the answer is sent.
+local OWN = {["Content-Length"] = true, ["Transfer-Encoding"] = true, Connection = true, Date = true,
+  ["Keep-Alive"] = true, Trailer = true, Upgrade = true}
+
+local function add_header(lines, name, value)
+  local text = tostring(value)
+  if text:find("[\r\n\0]") then
+    errors.raise{kind = "argument", message = ("the handler gave a header '%s' with a line break"):format(name)}
+  end
+  lines[#lines + 1] = name .. ": " .. text .. "\r\n"
+end
+
+-- The handler's header lines, and whether it wants the connection closed.
+local function header_lines(headers)
+  local lines, close = {}, false
+  for key, value in pairs(headers) do
+    local name = spelling[key]
+    if name == "Connection" then
+      close = tostring(value):lower() == "close"
+    elseif not OWN[name] then
+      if type(value) == "table" then
+        for _, one in ipairs(value) do add_header(lines, name, one) end
+      else
+        add_header(lines, name, value)
+      end
+    end
+  end
+  return table.concat(lines), close
+end
+
+local NO_HEADERS = {}
+
+local status_lines = setmetatable({}, {__index = function(known, status)
+  local line = ("HTTP/1.1 %d %s"):format(status, REASONS[status] or "Status")
+  known[status] = line
+  return line
+end})
+
+local function check_answer(res)
+  if type(res) ~= "table" or math.type(res.status) ~= "integer" or res.status < 200 or res.status > 999 then
+    errors.raise{kind = "argument", message = "the handler must return a table with a status of 200 or above"}
+  end
+  if res.body ~= nil then errors.expect("the handler's answer", "body", res.body, "string") end
+  if res.stream ~= nil then errors.expect("the handler's answer", "stream", res.stream, "callable") end
+  if res.headers ~= nil then errors.expect("the handler's answer", "headers", res.headers, "table") end
+  return header_lines(res.headers or NO_HEADERS)
+end
+
+local function connection_line(keep_alive, minor)
+  if not keep_alive then return "Connection: close\r\n" end
+  return minor == 0 and "Connection: keep-alive\r\n" or ""
+end
+
+local function plain(status, text)
+  return {status = status, headers = {["content-type"] = "text/plain; charset=utf-8"}, body = text .. "\n"}
+end
+
+local function say(self, problem, req)
+  local ok, fault = pcall(self.on_error, problem, req)
+  if not ok then io.stderr:write("riverlua.server: on_error failed: ", tostring(fault), "\n") end
+end
+
+local function default_on_error(problem, req)
+  io.stderr:write("riverlua.server: ", req and req.method .. " " .. req.path .. ": " or "", tostring(problem), "\n")
+end
+
+-- Whether the answer to this status has no body at all.
+local function is_bodiless(status) return status == 204 or status == 304 end
+
+-- ------------------------------------------------------------------------------------------------------- streams
+
+local function end_of_stream(res)
+  if res.close then res.close() end
+end
+
+-- Sends the pieces of a stream until it ends or the client is gone. Returns whether it was sent whole.
+local function send_pieces(self, connection, res, chunked)
+  local next_piece = res.stream
+  while not self.stopping do
+    local piece = next_piece()
+    if piece == nil then return true end
+    if piece ~= "" then
+      local there
+      if chunked then there = connection:write(("%x\r\n%s\r\n"):format(#piece, piece))
+      else there = connection:write(piece) end
+      if not there then return false end
+    end
+  end
+  return true
+end
+
+-- Runs the pieces under a watch that cancels them when the client goes away.
+local function send_watched(self, connection, state, res, chunked)
+  local own = task.current()
+  local watcher <close> = task.spawn(function()   -- luacheck: ignore 211
+    connection:wait_gone()
+    state.gone = true
+    own:cancel("the client has gone")
+  end)
+  state.streaming = true
+  local ok, whole = pcall(send_pieces, self, connection, res, chunked)
+  state.streaming = false
+  return ok, whole
+end
+
+-- Sends a streamed answer; true when the connection can go on.
+local function send_stream(self, connection, state, req, res, lines, keep_alive)
+  local chunked = req.version == "1.1"
+  keep_alive = keep_alive and chunked
+  local head = status_lines[res.status] .. date_line(self) .. lines ..
+    connection_line(keep_alive, chunked and 1 or 0) .. (chunked and "Transfer-Encoding: chunked\r\n\r\n" or "\r\n")
+  if not connection:write(head) then return false end
+  if req.method == "HEAD" then return keep_alive end
+  local ok, whole = send_watched(self, connection, state, res, chunked)
+  if not ok and not errors.is(whole, "cancelled") then
+    say(self, whole, req)   -- the client sees that the answer was cut off
+    return false
+  end
+  if state.gone or (ok and not whole) then return false end
+  if chunked then connection:write("0\r\n\r\n") end
+  return keep_alive and not self.stopping
+end
+
+-- ---------------------------------------------------------------------------------------------------- connections
+
+-- Answers a request with the handler's answer, in one write; true when the connection can go on.
+local function send(self, connection, state, req, res, keep_alive, minor)
+  local lines, close = check_answer(res)
+  keep_alive = keep_alive and not close and not self.stopping
+  if res.stream then return send_stream(self, connection, state, req, res, lines, keep_alive) end
+  local status, body = res.status, res.body or ""
+  local head = status_lines[status] .. date_line(self) .. lines .. connection_line(keep_alive, minor)
+  if is_bodiless(status) then
+    head, body = head .. "\r\n", nil
+  else
+    head = head .. "Content-Length: " .. #body .. "\r\n\r\n"
+    if req.method == "HEAD" then body = nil end
+  end
+  -- answers to pipelined requests may share a packet
+  return connection:write(head, body, keep_alive and state.more) and keep_alive
+end
+
+local function refuse(self, connection, status, text, method)
+  send(self, connection, {}, {method = method or "GET", version = "1.1"}, plain(status, text), false, 1)
+end
+
+local function answer(self, connection, state, req, keep_alive, minor)
+  local ok, res = pcall(self.handler, req)
+  if not ok then
+    if errors.is(res, "cancelled") or errors.is(res, "interrupted") then error(res, 0) end
+    say(self, res, req)
+    return send(self, connection, state, req, plain(500, "internal server error"), keep_alive, minor)
+  end
+  local sent, result = pcall(send, self, connection, state, req, res, keep_alive, minor)
+  if type(res) == "table" and res.stream then end_of_stream(res) end
+  if sent then return result end
+  if not errors.is(result, "argument") then error(result, 0) end
+  say(self, result, req)   -- nothing has been sent yet
+  return send(self, connection, state, req, plain(500, "internal server error"), keep_alive, minor)
+end
+
+-- One request after the other, until one of the two sides has had enough.
+local function converse(self, connection, state)
+  local address = connection:address()
+  local turn = 0
+  repeat
+    state.idle = true
+    local method, target, body, block, keep_alive, minor, more = connection:next_request()
+    state.idle, state.more = false, more
+    if not method then
+      if target then refuse(self, connection, target, body) end
+      return
+    end
+    self.requests = self.requests + 1
+    local path = path_of(method, target)
+    if not path then return refuse(self, connection, 400, "the request target is not a path", method) end
+    local req = setmetatable({method = method, path = path, body = body, block = block,
+      version = minor == 0 and "1.0" or "1.1", address = address}, Request)
+    keep_alive = answer(self, connection, state, req, keep_alive, minor)
+    turn = turn + 1
+    if keep_alive and turn % REQUESTS_PER_TURN == 0 then task.sleep(0) end
+  until not keep_alive or self.stopping
+end
+
+local function end_connection(self, state)
+  state.connection:close()
+  if self.connections[state] then
+    self.connections[state] = nil
+    self.changed:fire()
+  end
+end
+
+local function serve_connection(self, state)
+  local _ <close> = setmetatable({}, {__close = function() end_connection(self, state) end})
+  state.started = true
+  local connection = state.connection
+  local ok, problem = pcall(converse, self, connection, state)
+  if ok then
+    if not state.gone then connection:finish() end
+    return
+  end
+  if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then return end
+  say(self, problem, nil)
+end
+
+-- ------------------------------------------------------------------------------------------------------- the server
+
+---@class riverlua.Server
+---@field port integer the one that was asked for, or that the system chose
+---@field host string
+---@field requests integer how many were read
+---@field accepted integer how many connections
+local Server = {}
+Server.__index = Server
+Server.__name = "riverlua.Server"
+
+--- Makes a server that listens; connections wait until `run` is called.
+---
+--- Options: `handler` (fun(req): answer, see above), `host` (default "127.0.0.1"), `port` (default 0: any free one),
+--- `on_error` (fun(problem, req|nil), default: a line on the standard error stream), `backlog` (511).
+--- Limits in seconds (0: none): `idle_timeout` between requests (75), `head_timeout` from the first byte of a request
+--- to the end of its headers (20), `body_timeout` for its body (60), `write_timeout` without progress of an answer
+--- (60), `grace` that requests under way get when the server stops (5).
+--- Limits in bytes: `max_target` (8192), `max_head` (65,536), `max_body` (16 MiB); in pieces: `max_headers` (100),
+--- `max_connections` (512; more wait in the system).
+---@param options table
+---@return riverlua.Server
+---Raises kind="connect" when the address or port cannot be had, kind="argument" for wrong options.
+function server.new(options)
+  errors.expect("server.new", "options", options, "table")
+  errors.check_options("server.new", options, OPTIONS)
+  errors.expect("server.new", "handler", options.handler, "callable")
+  errors.expect("server.new", "on_error", options.on_error, "callable|nil")
+  local all = {}
+  for name, value in pairs(DEFAULTS) do
+    if options[name] ~= nil then value = options[name] end
+    local wanted = name == "host" and "string" or (name:find("timeout") or name == "grace") and "number" or "integer"
+    errors.expect("server.new", name, value, wanted)
+    if wanted ~= "string" and (value < 0 or value ~= value) then
+      errors.raise{kind = "argument", message = ("server.new: '%s' must not be negative"):format(name)}
+    end
+    all[name] = value
+  end
+  if all.port > 65535 then errors.raise{kind = "argument", message = "server.new: a port is at most 65535"} end
+  local listener = core.listen(all)
+  return setmetatable({
+    host = all.host, port = listener:port(), grace = all.grace, handler = options.handler,
+    on_error = options.on_error or default_on_error, listener = listener,
+    connections = {}, changed = tasks.signal(), requests = 0, accepted = 0, stopping = false,
+  }, Server)
+end
+
+-- Connections without a request under way, and streams, which have no end of their own, end now.
+local function dismiss(self, all)
+  for state in pairs(self.connections) do
+    if not state.started then
+      state.task:cancel("the server stops")
+      end_connection(self, state)
+    elseif all or state.streaming or (state.idle and not state.connection:has_begun()) then
+      state.task:cancel("the server stops")
+    end
+  end
+end
+
+--- Stops accepting, and lets `run` return when the requests under way have been answered (or `grace` has passed).
+--- Any task may call it, also a handler.
+function Server:stop()
+  if self.stopping then return end
+  self.stopping = true
+  self.listener:close()
+  dismiss(self, false)
+end
+
+local function accept_all(self)
+  while not self.stopping do
+    local connection = self.listener:accept()
+    if not connection then return end
+    self.accepted = self.accepted + 1
+    local state = {connection = connection}
+    self.connections[state] = true
+    state.task = task.spawn(serve_connection, self, state)
+  end
+end
+
+local function wait_for_connections(self, seconds)
+  local due = task.now() + seconds
+  while next(self.connections) and task.now() < due do self.changed:wait(due - task.now()) end
+end
+
+local function finish(self)
+  self:stop()
+  wait_for_connections(self, self.grace)
+  dismiss(self, true)
+  wait_for_connections(self, 1)
+  for state in pairs(self.connections) do end_connection(self, state) end
+end
+
+local function serve(self, ready)
+  if ready then ready() end
+  accept_all(self)
+  finish(self)
+end
+
+local function serve_until_signal(self, ready)
+  local came
+  local signals <close> = core.signals()
+  local waiter <close> = task.spawn(function()   -- luacheck: ignore 211
+    came = signals:wait()
+    self:stop()
+  end)
+  serve(self, ready)
+  return came
+end
+
+--- Serves until `stop` is called or, with `signals = true`, Ctrl-C or SIGTERM arrives; requests under way are answered
+--- first. With `signals`, these two do nothing else meanwhile, and a second one ends the process as usual. `ready` is
+--- called when all that is set up: the moment to say where the server listens.
+---@param options {signals: boolean|nil, ready: fun()|nil}|nil
+---@return string|nil signal "SIGINT" or "SIGTERM" when one of them was the reason
+function Server:run(options)
+  options = options or {}
+  errors.expect("server:run", "options", options, "table")
+  errors.check_options("server:run", options, {signals = true, ready = true})
+  if self.running or self.stopping then
+    errors.raise{kind = "closed", message = "server:run: this server runs already, or has been stopped"}
+  end
+  self.running = true
+  local _ <close> = setmetatable({}, {__close = function() self:close() end})
+  if options.signals then return serve_until_signal(self, options.ready) end
+  serve(self, options.ready)
+end
+
+--- Stops at once: connections are closed whatever they are doing.
+function Server:close()
+  self:stop()
+  dismiss(self, true)
+end
+
+Server.__close = Server.close
+
+return server
