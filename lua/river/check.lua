@@ -2,7 +2,10 @@
 
 local errors = require "riverlua.errors"
 
-local check = {}
+local check = {
+  -- The identifier of predictions that nobody will label.
+  UNLABELLED = "riverlua",
+}
 
 local MAX_DEPTH = 64
 

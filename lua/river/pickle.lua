@@ -1,4 +1,4 @@
---- Model descriptions as pickle bytes (protocol 4), for `dill.loads` on the server.
+--- Model descriptions as pickle bytes (protocol 4), for `dill.loads` on the server; and pickles read without Python.
 --
 -- A class is called through `functools.partial`: NEWOBJ_EX makes partial(Class, *args, **kwargs) and REDUCE calls it,
 -- so the constructor runs with named arguments and with the defaults of the server's own version of the library.
@@ -208,6 +208,29 @@ function pickle.dumps(value, options)
   writer:value(value)
   writer:put(".")
   return table.concat(writer)
+end
+
+--- Reads a pickle into inert tables; nothing is executed. See `river.pickle_reader`.
+---@param source string bytes or the path of a file
+---@param options table|nil {max_bytes=, max_values=, max_depth=}
+---@return any value
+function pickle.read(source, options)
+  return require("river.pickle_reader").read(source, options)
+end
+
+--- What is in a pickle that was read, as indented text.
+---@param value any
+---@param options {lines: integer}|nil at most so many lines (200)
+---@return string
+function pickle.outline(value, options)
+  return require("river.pickle_outline").format(value, options)
+end
+
+--- What a value of a pickle is: "node", "dict", "float" … See `river.pickle_reader`.
+---@param value any
+---@return string|nil
+function pickle.kind(value)
+  return require("river.pickle_reader").kind(value)
 end
 
 return pickle

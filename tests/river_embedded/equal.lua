@@ -2,7 +2,7 @@
 --
 --     local equal = assert(loadfile("tests/river_embedded/equal.lua", "t", _ENV))()   (busted's names are in _ENV)
 --     equal.check("naive_bayes", {
---       gaussian = {model = river.naive_bayes.GaussianNB(), on = {"phishing", "images"}, predict = "predict_proba_one"},
+--       gaussian = {model = river.naive_bayes.GaussianNB(), on = {"phishing", "images"}},
 --     })
 --
 -- makes one test per model and data set. A model is described once, in Lua; the library gets it as a pickle. What it

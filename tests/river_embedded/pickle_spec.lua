@@ -31,6 +31,21 @@ local MODELS = {
   {"named and nested steps", "regression", function()
     return river.compose.Pipeline({"first", scaler()}, river.compose.Pipeline(scaler(), linear()))
   end},
+  {"extremes and Adam", "regression", function()
+    return river.preprocessing.MinMaxScaler() | scaler() | linear{optimizer = optim.Adam(0.05), l2 = 0.01}
+  end},
+  {"magnitudes and RMSProp", "regression", function()
+    return river.preprocessing.MaxAbsScaler() | linear{optimizer = optim.RMSProp(0.01), l1 = 0.01}
+  end},
+  {"AdaGrad", "regression", function() return scaler() | linear{optimizer = optim.AdaGrad()} end},
+  {"AdaBound", "regression", function() return scaler() | linear{optimizer = optim.AdaBound(0.01)} end},
+  {"FTRL", "binary", function() return scaler() | logistic{optimizer = optim.FTRLProximal{l1 = 0.1}} end},
+  {"Nesterov", "binary", function() return scaler() | logistic{optimizer = optim.NesterovMomentum(0.01)} end},
+  {"three columns", "regression", function() return scaler() | linear{optimizer = optim.AMSGrad(0.05)} end},
+  {"a union", "regression", function()
+    return river.compose.TransformerUnion({"a", scaler()}, {"b", river.preprocessing.MaxAbsScaler()})
+      | linear{optimizer = optim.Momentum(0.001)}
+  end},
   {"scaler and classifier", "binary", function() return scaler() | logistic{loss = optim.losses.Log(2.0)} end},
 }
 
@@ -154,7 +169,8 @@ describe("uploaded bytes", function()
     says("hello", "does not start as a pickle does")
     says("\x80\x04", "is cut off")
     says("\x80\x04K", "is cut off")
-    says("\x80\x04]\x94.", "operation 0x5d")
+    says("\x80\x04S'a'\n.", "operation 0x53")
+    says("\x80\x04]\x94.", "holds no model")
     says("\x80\x04K\x01.", "holds no model")
     says("\x80\x04t.", "is malformed")
     says("\x80\x04R.", "is malformed")

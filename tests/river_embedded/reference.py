@@ -53,6 +53,22 @@ def counts(target):
             yield x, topic == 0 if target == "binary" else ["sport", "music", "science"][topic]
 
 
+def texts(target):
+    """Sentences under a name, beside a number."""
+    generator = random.Random(5)
+    vocabulary = {
+        "sport": "Goal match team-play coach Läufer the a-b Runde",
+        "music": "Song the coach Crème-brûlée café tune co2 a",
+        "science": "the Atom cell ÉNERGIE match x-ray proof it's",
+    }
+    while True:
+        topic = generator.choice(sorted(vocabulary))
+        own, other = vocabulary[topic].split(), vocabulary["music"].split()
+        words = [generator.choice(own if generator.random() < 0.8 else other) for _ in range(generator.randrange(2, 9))]
+        x = {"length": len(words), "text": " ".join(words) + generator.choice([".", "!", " -- no", ""])}
+        yield x, topic == "sport" if target == "binary" else topic
+
+
 SAMPLES = {
     "trump": datasets.TrumpApproval,
     "phishing": datasets.Phishing,
@@ -66,6 +82,8 @@ SAMPLES = {
     "mixed_multiclass": lambda: mixed("multiclass"),
     "counts_binary": lambda: counts("binary"),
     "counts_multiclass": lambda: counts("multiclass"),
+    "texts_binary": lambda: texts("binary"),
+    "texts_multiclass": lambda: texts("multiclass"),
 }
 
 

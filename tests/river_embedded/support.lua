@@ -99,6 +99,13 @@ function support.open(options)
   return api
 end
 
+--- The error that a call raises; fails when there is none.
+function support.error_of(call, ...)
+  local ok, problem = pcall(call, ...)
+  assert(not ok, "an error was expected")
+  return problem
+end
+
 --- The largest relative difference, kept while comparing.
 function support.comparison()
   local compared = {worst = 0, count = 0}

@@ -11,6 +11,9 @@ local all = {
     numeric = true},
   binary = {needs = {"learn_one", PROBA}, predicts = {PROBA},
     metrics = {"Accuracy", "LogLoss", "Precision", "Recall", "F1"}},
+  multiclass = {needs = {"learn_one", PROBA}, predicts = {PREDICT, PROBA},
+    metrics = {"Accuracy", "CrossEntropy", "MacroPrecision", "MacroRecall", "MacroF1", "MicroPrecision", "MicroRecall",
+      "MicroF1"}},
   cluster = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
   neighbor = {needs = {"learn_one", PREDICT}, predicts = {PREDICT}, metrics = {}},
   custom = {needs = {}, predicts = {PREDICT, PROBA}, metrics = {}},
@@ -36,6 +39,11 @@ function flavors.check(name, model)
   end
   return flavor
 end
+
+--- The flavor of a name, nil for an unknown one.
+---@param name string
+---@return river.embedded.Flavor|nil
+function flavors.find(name) return all[name] end
 
 --- Fresh metrics of a flavor, in the server's order.
 ---@param flavor river.embedded.Flavor

@@ -16,21 +16,20 @@ local OPTIONS = {path = true, prefix = true, generate_identifiers = true, timeou
 
 --- Makes a service.
 ---
---- Options: `prefix` (the first part of all paths, such as "api"; when it is left out any one is taken) and
---- `generate_identifiers` (default true: a prediction asked for without identifier gets one and can be labelled later,
---- the last 10,000 of them are remembered). `timeout` is accepted and has no meaning here.
+--- Options: `path` (a folder in which the models are kept; without it they live as long as the service), `prefix`
+--- (the first part of all paths, such as "api"; when it is left out any one is taken) and `generate_identifiers`
+--- (default true: a prediction asked for without identifier gets one and can be labelled later, the last 10,000 of
+--- them are remembered). `timeout` is accepted and has no meaning here.
 ---@param options table|nil
 ---@return river.embedded.Service service with `request(req)`, `close()` and the field `embedded`
 function embedded.new(options)
   options = options or {}
   errors.expect("river.embedded.new", "options", options, "table")
   errors.check_options("river.embedded.new", options, OPTIONS)
-  if options.path ~= nil and options.path ~= "" then
-    errors.raise{kind = "unsupported", message = "embedded: keeps its models in memory and takes no folder",
-      hint = "save a model with client:download_model(name, path) and upload the file again"}
-  end
+  if options.path ~= nil then errors.expect("river.embedded.new", "path", options.path, "string") end
   if options.prefix ~= nil then errors.expect("river.embedded.new", "prefix", options.prefix, "string") end
   return require("river.embedded.service").new{
+    path = options.path ~= "" and options.path or nil,
     prefix = options.prefix, generate_identifiers = options.generate_identifiers,
     river_version = RIVER_VERSION, version = VERSION,
   }

@@ -1,34 +1,38 @@
 --- Metrics, with the library's numbers.
 --
--- A metric has `name`, `get()` and `update(y, prediction, label)`: the prediction as the model gave it, and the label
--- it stands for (the likeliest one where the prediction is a table of probabilities). Those of regression also have
--- `add(y, prediction)` for two numbers. Metrics that count the same share the count; `metrics.set` tells which are to
--- be updated.
+--   local metrics = require "river.embedded.metrics"
+--   local mae = metrics.new("MAE")
+--   mae:update(3.0, 2.5)
+--   print(mae, mae:get())       --> MAE: 0.5   0.5
+--
+-- A metric has `name`, `get()`, `update(y, prediction, label, w)` and `revert` with the same arguments: the prediction
+-- as the model gave it (a label, a number, or a table of probabilities), the label it stands for (the likeliest one of
+-- the table when nil), and a weight (1 when nil). `bigger_is_better`, `requires_labels`, `works_with(model)` and
+-- `tostring` are the library's. Metrics of one set that count the same share the count; `metrics.set` tells which are
+-- to be updated.
 
-local python = require "river.embedded.python"
-local stats = require "river.embedded.stats"
+local base = require "river.embedded.metrics_base"
+local errors = require "riverlua.errors"
+local registry = require "river.embedded.registry"
+-- Those of a service are always there; the others are loaded when they are asked for.
+require "river.embedded.metrics_regression"
+require "river.embedded.metrics_classification"
 
-local log = math.log
-local ratio, label_key = stats.ratio, python.label_key
+local metrics = {likeliest = base.likeliest}
 
--- Lua squares where C's pow is asked for the second power, and pow differs from that in one of a thousand last bits.
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local PREFIX = "river.metrics."
 
-local metrics = {}
-
--- Name → constructor.
-local classes = {}
-
---- Makes fresh metrics by their names.
+--- Makes fresh metrics by their names, for a service: what they cannot take is left out instead of raised.
 ---@param names string[]
 ---@return table[] all in this order
 ---@return table[] active those whose update also serves the others
 function metrics.set(names)
   local all, active, shared = {}, {}, {}
   for i, name in ipairs(names) do
-    local metric = setmetatable({name = name}, classes[name])
+    local metric = registry.build{class = PREFIX .. name}
+    metric.lenient = true
     all[i] = metric
-    if metric:init(shared) then active[#active + 1] = metric end
+    if metric:share(shared) then active[#active + 1] = metric end
   end
   return all, active
 end
@@ -37,123 +41,84 @@ end
 ---@return string[]
 function metrics.names()
   local names = {}
-  for name in pairs(classes) do names[#names + 1] = name end
-  table.sort(names)
+  for i, name in ipairs(registry.names("metric")) do names[i] = name:sub(#PREFIX + 1) end
   return names
 end
 
-local function define(name, methods)
-  methods.__index = methods
-  classes[name] = methods
-  return methods
-end
-
--- A number, a boolean as one, or nil.
-local function number(value)
-  if value == true then return 1 elseif value == false then return 0 end
-  return type(value) == "number" and value or nil
-end
-
--- Means of one error per sample. What is no number is left out, as the server leaves it out.
-
-local function define_mean(name, add, finish)
-  define(name, {
-    init = function(self)
-      self.n, self.mean = 0.0, 0.0
-      return true
-    end,
-    add = add,
-    update = function(self, y, prediction)
-      local a, b = number(y), number(prediction)
-      if a and b then add(self, a, b) end
-    end,
-    get = function(self) return finish and finish(self.mean) or self.mean end,
-  })
-end
-
--- The running mean is written out in each: this runs once per sample and metric.
-
-define_mean("MAE", function(self, y, p)
-  local n = self.n + 1.0
-  local error_now = y - p
-  if error_now < 0 then error_now = -error_now end
-  self.n = n
-  self.mean = self.mean + (1.0 / n) * (error_now - self.mean)
-end)
-
-define_mean("RMSE", function(self, y, p)
-  local n = self.n + 1.0
-  self.n = n
-  self.mean = self.mean + (1.0 / n) * (power(y - p, 2.0) - self.mean)
-end, function(mean) return mean ^ 0.5 end)
-
-define_mean("SMAPE", function(self, y, p)
-  local n = self.n + 1.0
-  local total = (y < 0 and -y or y) + (p < 0 and -p or p)
-  local error_now = 0.0
-  if total ~= 0 then
-    error_now = y - p
-    if error_now < 0 then error_now = -error_now end
-    error_now = 2.0 * error_now / total
+--- Makes a metric.
+---@param name string|table "MAE", or a description as `river.metrics.MAE()` makes one
+---@param options table|nil parameters of the Python class by name, {beta = 2}; `cm` shares the confusion matrix of
+--- another metric (`metric.cm`)
+---@return river.embedded.Metric
+---Raises kind="argument" for a name that is none, or parameters that do not fit.
+function metrics.new(name, options)
+  if registry.is_node(name) then
+    local metric = registry.build(name)
+    if metric.role ~= "metric" then
+      errors.raise{kind = "argument", message = metric.class .. " is no metric"}
+    end
+    return metric
   end
-  self.n = n
-  self.mean = self.mean + (1.0 / n) * (error_now - self.mean)
-end, function(mean) return 100 * mean end)
-
-define("LogLoss", {
-  init = function(self)
-    self.mean = stats.mean()
-    return true
-  end,
-  update = function(self, y, prediction)
-    local p = prediction
-    if type(p) == "table" then p = p[true] or 0.0 end
-    p = number(p)
-    if not p then return end
-    if p > 1 - 1e-15 then p = 1 - 1e-15 end
-    if p < 1e-15 then p = 1e-15 end
-    self.mean:update(python.truthy(y) and -log(p) or -log(1 - p))
-  end,
-  get = function(self) return self.mean.mean end,
-})
-
--- Metrics that count labels.
-
-local function define_counting(name, binary, get)
-  define(name, {
-    init = function(self, shared)
-      local kind = binary and "binary" or "all"
-      local first = shared[kind] == nil
-      self.cm = shared[kind] or stats.confusion()
-      shared[kind] = self.cm
-      return first
-    end,
-    update = function(self, y, _, label)
-      if type(y) == "table" then python.raise("TypeError", "unhashable type: '%s'", python.type_name(y)) end
-      local truth, guess = label_key(y), label_key(label)
-      if binary then truth, guess = truth == true, guess == true end
-      self.cm:update(truth, guess)
-    end,
-    get = get,
-  })
+  if type(name) ~= "string" or not registry.metatable(PREFIX .. name) then
+    local near = type(name) == "string" and errors.suggest(name, metrics.names())
+    errors.raise{kind = "argument", message = ("there is no metric %s"):format(tostring(name)),
+      hint = near and ("did you mean %s?"):format(near) or "metrics.names() lists them"}
+  end
+  local kwargs, cm = {}, nil
+  for key, value in pairs(options or {}) do
+    if key == "cm" then cm = value else kwargs[key] = value end
+  end
+  local metric = registry.build{class = PREFIX .. name, kwargs = kwargs}
+  if cm then
+    if not metric.cm or (metric.cm.cells and not cm.cells) then
+      errors.raise{kind = "argument", message = name .. " cannot share this confusion matrix",
+        hint = "share that of a ConfusionMatrix: metrics.new(\"ConfusionMatrix\").cm"}
+    end
+    metric.cm = cm
+  end
+  return metric
 end
 
-local function precision(cm)
-  local hits = cm:true_positives(true)
-  return ratio(hits, hits + cm:false_positives(true))
+-- ------------------------------------------------------------------------------------------------------- rolling
+
+---@class river.embedded.Rolling a metric over the last samples
+local Rolling = registry.helper("river.embedded.Rolling", {})
+
+-- What is no method of the window is the metric's.
+Rolling.__index = function(self, key)
+  local own = Rolling[key]
+  if own ~= nil then return own end
+  local metric = rawget(self, "metric")
+  return metric and metric[key]
 end
 
-local function recall(cm)
-  local hits = cm:true_positives(true)
-  return ratio(hits, hits + cm:false_negatives(true))
+Rolling.__tostring = function(self) return tostring(self.metric) end
+
+function Rolling:update(y, prediction, label, w)
+  local window, size = self.window, self.size
+  local place = self.count % size + 1
+  local old = window[place]
+  if old then self.metric:revert(old.y, old.prediction, old.label, old.w) end
+  self.metric:update(y, prediction, label, w)
+  window[place] = {y = y, prediction = prediction, label = label, w = w}
+  self.count = self.count + 1
 end
 
-define_counting("Accuracy", false, function(self) return ratio(self.cm.hits, self.cm.total) end)
-define_counting("Precision", true, function(self) return precision(self.cm) end)
-define_counting("Recall", true, function(self) return recall(self.cm) end)
-define_counting("F1", true, function(self)
-  local p, r = precision(self.cm), recall(self.cm)
-  return ratio(2.0 * p * r, p + r)
-end)
+function Rolling:add(y, prediction) return self:update(y, prediction) end
+
+function Rolling:get() return self.metric:get() end
+
+--- A metric over the last `window_size` samples (the library's `utils.Rolling`).
+---@param name string|table as for `new`
+---@param window_size integer 1 or more
+---@param options table|nil as for `new`
+---@return river.embedded.Metric with `window_size`
+function metrics.rolling(name, window_size, options)
+  if math.type(window_size) ~= "integer" or window_size < 1 then
+    errors.raise{kind = "argument", message = "window_size must be a whole number above 0"}
+  end
+  return setmetatable({metric = metrics.new(name, options), size = window_size, window_size = window_size,
+    window = {}, count = 0}, Rolling)
+end
 
 return metrics

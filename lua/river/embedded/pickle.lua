@@ -1,10 +1,11 @@
 --- Models of the embedded service as pickle bytes, with what they learned, and back.
 --
 -- The bytes call the constructors of the Python library (as `river.pickle` does) and then set the attributes that
--- learning changes, so a real server or a Python program continues where the model stopped. Reading makes inert
--- tables, nothing is executed.
+-- learning changes, so a real server or a Python program continues where the model stopped. Read are such bytes and
+-- those that Python itself writes of a model; reading makes inert tables, nothing is executed.
 
 local errors = require "riverlua.errors"
+local model = require "river.model"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
 
@@ -12,8 +13,9 @@ local pickle = {}
 
 local None = python.None
 
--- Values beyond scalars; `class` and `n` tell them apart.
-local Dict, Tuple, Reference = {}, {}, {}
+-- Values beyond scalars are those of a model description.
+local Dict, Tuple, List = getmetatable(model.dict{}), getmetatable(model.tuple{}), getmetatable(model.list{})
+local Reference = getmetatable(model.ref "river.optim.SGD")
 
 --- A call of a class by its dotted name, and the attributes to set on the object.
 ---@param class string
@@ -128,88 +130,29 @@ function write(out, value)
 end
 
 --- The bytes of a model, state included.
----@param model table an instance of the registry
+---@param instance table an instance of the registry
 ---@return string bytes
-function pickle.dump(model)
+function pickle.dump(instance)
   local out = {"\x80\x04"}
-  write(out, model:dump())
+  write(out, instance:dump())
   out[#out + 1] = "."
   return table.concat(out)
 end
 
 -- ------------------------------------------------------------------------------------------------------ reading
 
-local Reader = {}
-Reader.__index = Reader
-
 local function refuse(text, ...)
-  errors.raise{kind = "argument", message = text:format(...)}
+  errors.raise{kind = "argument", message = "the embedded service cannot take this pickle: " .. text:format(...),
+    hint = "compose the model in Lua, or upload the file to a River server"}
 end
 
-local FOREIGN = "the embedded service reads the pickles that riverlua writes (this one %s); compose the model in " ..
-  "Lua, or upload it to a River server"
-
-local function foreign(text, ...) refuse(FOREIGN, text:format(...)) end
-
-function Reader:unpack(format)
-  local ok, value, after = pcall(string.unpack, format, self.bytes, self.at)
-  if not ok then foreign("is cut off") end
-  self.at = after
-  return value
-end
-
-function Reader:push(value)
-  self.top = self.top + 1
-  self.stack[self.top] = value
-end
-
-function Reader:pop()
-  local top = self.top
-  if top <= (self.marks[#self.marks] or 0) then foreign("is malformed") end
-  local value = self.stack[top]
-  self.stack[top] = nil
-  self.top = top - 1
-  return value
-end
-
--- The values above the last mark, which goes too.
-function Reader:pop_mark()
-  local mark = table.remove(self.marks)
-  if not mark then foreign("is malformed") end
-  local list = table.move(self.stack, mark + 1, self.top, 1, {})
-  for i = mark + 1, self.top do self.stack[i] = nil end
-  self.top = mark
-  return list
-end
-
-local function expect(value, metatable)
-  if type(value) ~= "table" or getmetatable(value) ~= metatable then foreign("is malformed") end
-  return value
-end
-
-local function pop_tuple(self, count)
-  local list = {}
-  for i = count, 1, -1 do list[i] = self:pop() end
-  self:push(pickle.tuple(list))
-end
-
---- The fields of a dictionary with string keys.
----@param dict table
----@return table<string, any>
-function pickle.fields(dict)
-  local fields = {}
-  for _, pair in ipairs(expect(dict, Dict)) do
-    if type(pair[1]) ~= "string" then foreign("has names that are no strings") end
-    fields[pair[1]] = pair[2]
-  end
-  return fields
-end
+local OTHER_FORM = "it has attributes of another form"
 
 --- A learned number; anything else is the fault of the bytes.
 ---@param value any
 ---@return number
 function pickle.number(value)
-  if type(value) ~= "number" then foreign("has attributes of another form") end
+  if type(value) ~= "number" then refuse(OTHER_FORM) end
   return value
 end
 
@@ -217,93 +160,199 @@ end
 ---@param value any
 ---@return string
 function pickle.name(value)
-  if type(value) ~= "string" then foreign("has features whose names are no strings") end
+  if type(value) ~= "string" then refuse("it has features whose names are no strings") end
   return value
 end
 
-local OPERATIONS = {
-  ["\x80"] = function(self) self:unpack("B") end,
-  ["\x95"] = function(self) self:unpack("<i8") end,
-  ["N"] = function(self) self:push(None) end,
-  ["\x88"] = function(self) self:push(true) end,
-  ["\x89"] = function(self) self:push(false) end,
-  ["K"] = function(self) self:push(self:unpack("B")) end,
-  ["M"] = function(self) self:push(self:unpack("<I2")) end,
-  ["J"] = function(self) self:push(self:unpack("<i4")) end,
-  ["\x8a"] = function(self)
-    local count = self:unpack("B")
-    if count > 8 then foreign("has an integer of more than 64 bits") end
-    self:push(count == 0 and 0 or self:unpack("<i" .. count))
-  end,
-  ["G"] = function(self) self:push(self:unpack(">d")) end,
-  ["\x8c"] = function(self) self:push(self:unpack("s1")) end,
-  ["X"] = function(self) self:push(self:unpack("<s4")) end,
-  ["\x93"] = function(self)
-    local name, module = self:pop(), self:pop()
-    if type(name) ~= "string" or type(module) ~= "string" then foreign("is malformed") end
-    self:push(pickle.reference(module .. "." .. name))
-  end,
-  [")"] = function(self) self:push(pickle.tuple{}) end,
-  ["\x85"] = function(self) pop_tuple(self, 1) end,
-  ["\x86"] = function(self) pop_tuple(self, 2) end,
-  ["\x87"] = function(self) pop_tuple(self, 3) end,
-  ["("] = function(self) self.marks[#self.marks + 1] = self.top end,
-  ["t"] = function(self) self:push(pickle.tuple(self:pop_mark())) end,
-  ["}"] = function(self) self:push(pickle.dict{}) end,
-  ["u"] = function(self)
-    local list = self:pop_mark()
-    local dict = expect(self.stack[self.top], Dict)
-    for i = 1, #list - 1, 2 do dict[#dict + 1] = {list[i], list[i + 1]} end
-  end,
-  ["R"] = function(self)
-    local args, callee = expect(self:pop(), Tuple), self:pop()
-    if type(callee) == "table" and callee.partial then
-      callee.partial = nil
-      self:push(callee)
-    else
-      self:push(pickle.object(expect(callee, Reference).name, args))
-    end
-  end,
-  ["\x92"] = function(self)
-    local kwargs, args, callee = pickle.fields(self:pop()), expect(self:pop(), Tuple), self:pop()
-    expect(callee, Reference)
-    if callee.name ~= "functools.partial" or not args[1] then foreign("builds %s", callee.name) end
-    local class = expect(args[1], Reference).name
-    local object = pickle.object(class, table.move(args, 2, #args, 1, {}), {partial = true})
-    object.kwargs = kwargs
-    self:push(object)
-  end,
-  ["b"] = function(self)
-    local state = pickle.fields(self:pop())
-    local object = self.stack[self.top]
-    if type(object) ~= "table" or not object.class then foreign("is malformed") end
-    object.state = state
-  end,
-  ["q"] = function(self) self.memo[self:unpack("B")] = self.stack[self.top] end,
-  ["r"] = function(self) self.memo[self:unpack("<I4")] = self.stack[self.top] end,
-  ["h"] = function(self) self:push(self.memo[self:unpack("B")]) end,
-  ["j"] = function(self) self:push(self.memo[self:unpack("<I4")]) end,
+--- The fields of a dictionary with string keys.
+---@param dict table
+---@return table<string, any>
+function pickle.fields(dict)
+  if type(dict) ~= "table" or getmetatable(dict) ~= Dict then refuse(OTHER_FORM) end
+  local fields = {}
+  for _, pair in ipairs(dict) do fields[pickle.name(pair[1])] = pair[2] end
+  return fields
+end
+
+-- The class that a pickle means: Python names the module where a class is defined, users the package.
+local function class_of(name)
+  local package_name, last = name:match("^(river%.[^.]+)%..*%.([^.]+)$")
+  return registry.metatable(name) or package_name and registry.metatable(package_name .. "." .. last)
+end
+
+-- Steps are kept by name.
+local function named_steps(steps)
+  local dict = type(steps) == "table" and steps.class and steps.args[1] or steps
+  if type(dict) ~= "table" or getmetatable(dict) ~= Dict then refuse(OTHER_FORM) end
+  local args = {}
+  for i, pair in ipairs(dict) do args[i] = pickle.tuple{pickle.name(pair[1]), pair[2]} end
+  return args
+end
+
+local function each_of(list)
+  if type(list) ~= "table" or list.class then refuse(OTHER_FORM) end
+  return {table.unpack(list)}
+end
+
+-- Classes that take any number of arguments: what these were, from the attributes.
+local ARGUMENTS = {
+  ["river.compose.Pipeline"] = function(state) return named_steps(state.steps) end,
+  ["river.compose.TransformerUnion"] = function(state) return named_steps(state.transformers) end,
+  ["river.compose.TransformerProduct"] = function(state) return named_steps(state.transformers) end,
+  ["river.compose.Select"] = function(state) return each_of(state.keys) end,
+  ["river.compose.Discard"] = function(state) return each_of(state.keys) end,
+  ["river.compose.SelectType"] = function(state) return each_of(state.types) end,
 }
 
---- Reads bytes that riverlua wrote into a description, with `state` where it was learned.
+-- An object that Python made without its constructor: the arguments are among its attributes. (The library keeps every
+-- parameter as an attribute of the same name; it needs them for its own clones.)
+local function add_arguments(object, class)
+  local state = object.state
+  local arguments = class.arguments_of or ARGUMENTS[class.class]
+  if arguments then
+    object.args = arguments(state)
+  elseif not class.construct then
+    for _, parameter in ipairs(class.params) do
+      local name = parameter[1]
+      local value = state[name]
+      if value == nil then value = state["_" .. name] end
+      if value ~= nil then object.kwargs[name] = value end
+    end
+  else
+    refuse("what a %s is made of cannot be read", class.name)
+  end
+  if class.learn_one and not class.restore and not arguments then
+    refuse("what a %s has learned cannot be read", class.name)
+  end
+end
+
+-- The containers of Python's library: what is put into them becomes the argument that a call would have had.
+local CONTAINERS = {
+  ["collections.defaultdict"] = function(object, items) object.args[2] = items end,
+  ["collections.OrderedDict"] = function(object, items) object.args[1] = items end,
+  ["collections.Counter"] = function(object, items) object.args[1] = items end,
+  ["collections.deque"] = function(object, items) object.args[1] = items end,
+}
+
+local convert
+
+local function convert_items(list, built)
+  local items = {}
+  for i = 1, #list do items[i] = convert(list[i], built) end
+  return items
+end
+
+-- Numbers of numpy's, by the name of their type.
+local NUMPY = {f8 = "d", f4 = "f", i8 = "i8", i4 = "i4", i2 = "i2", i1 = "i1", u4 = "I4", u2 = "I2", u1 = "I1"}
+
+local function numpy_number(node)
+  local kind, bytes = node.args[1], node.args[2]
+  local format = type(kind) == "table" and kind.class == "numpy.dtype" and NUMPY[kind.args[1]]
+  local order = type(kind) == "table" and type(kind.state) == "table" and kind.state[2]
+  if not format or type(bytes) ~= "table" or type(bytes.text) ~= "string" or #bytes.text ~= format:packsize() then
+    refuse(OTHER_FORM)
+  end
+  return ((order == ">" and ">" or "<") .. format):unpack(bytes.text)
+end
+
+-- A function with some of its arguments: its own constructor got them, or (as Python writes it) its state has them.
+local function convert_partial(node, object)
+  if node.made == "new" then
+    local callee = table.remove(object.args, 1)
+    if type(callee) ~= "table" or not callee.name then refuse(OTHER_FORM) end
+    object.class, object.partial = callee.name, true
+  elseif type(object.state) == "table" and getmetatable(object.state) == Tuple then
+    table.move(each_of(object.state[2]), 1, #object.state[2], #object.args + 1, object.args)
+    object.kwargs, object.state = pickle.fields(object.state[3]), nil
+  end
+  return object
+end
+
+-- Methods put on the object under a second name, as river.with_score_as_prediction does; returns the rest of its state.
+local function take_aliases(object, state)
+  for name, value in pairs(state) do
+    if type(value) == "table" and value.class == "builtins.getattr" and rawequal(value.args[1], object) then
+      object.aliases = object.aliases or {}
+      object.aliases[name] = value.args[2]
+      state[name] = nil
+    end
+  end
+  if object.aliases and next(state) == nil then return nil end
+  return state
+end
+
+-- An object whose class is known here is built from its attributes; of others they are kept for who asks for them.
+local function convert_node(node, built)
+  if node.class:find("^numpy%..*multiarray%.scalar$") then return (numpy_number(node)) end
+  local object = {class = node.class, args = {}, kwargs = {}}
+  built[node] = object
+  object.args = convert_items(node.args, built)
+  for name, value in pairs(node.kwargs or {}) do object.kwargs[name] = convert(value, built) end
+  local put = CONTAINERS[node.class]
+  if put and node.items then put(object, convert(node.items, built)) end
+  local state = node.state ~= nil and convert(node.state, built) or nil
+  if state ~= nil and getmetatable(state) == Dict then state = pickle.fields(state) end
+  if type(state) == "table" and not getmetatable(state) then state = take_aliases(object, state) end
+  object.state = state
+  if node.class == "functools.partial" then return convert_partial(node, object) end
+  if node.made == "new" then
+    local class = class_of(node.class)
+    if class then
+      object.class = class.class
+      if type(state) ~= "table" or getmetatable(state) then object.state = {} end
+      add_arguments(object, class)
+    end
+  end
+  return object
+end
+
+local CONVERTED = {
+  none = function() return None end,
+  node = convert_node,
+  reference = function(value) return pickle.reference(value.name) end,
+  list = function(value, built) return setmetatable(convert_items(value, built), List) end,
+  tuple = function(value, built) return pickle.tuple(convert_items(value, built)) end,
+  set = function(value, built)
+    local items = convert_items(value, built)
+    -- the order in which Python holds texts changes from run to run
+    if pcall(table.sort, items) then return setmetatable(items, List) end
+    return setmetatable(convert_items(value, built), List)
+  end,
+  dict = function(value, built)
+    local list = {}
+    for i, pair in ipairs(value) do list[i] = {convert(pair[1], built), convert(pair[2], built)} end
+    return pickle.dict(list)
+  end,
+  bytes = function(value) return value.text end,
+  integer = function() refuse("it has an integer of more than 64 bits") end,
+}
+CONVERTED.frozenset = CONVERTED.set
+
+-- What the reader made, as a description that `registry.build` takes; what was one object stays one.
+function convert(value, built)
+  if type(value) ~= "table" then return value end
+  local known = built[value]
+  if known == false then refuse("it contains itself") end
+  if known ~= nil then return known end
+  built[value] = false
+  local converted = CONVERTED[require("river.pickle_reader").kind(value)](value, built)
+  built[value] = converted
+  return converted
+end
+
+local function check_bytes(bytes)
+  if bytes:byte(1) ~= 0x80 then refuse("it does not start as a pickle does") end
+end
+
+--- Reads bytes into a description, with `state` (attribute → value) where it was learned.
 ---@param bytes string
 ---@return table node
 function pickle.read(bytes)
-  local self = setmetatable({bytes = bytes, at = 1, stack = {}, top = 0, marks = {}, memo = {}}, Reader)
-  if bytes:byte(1) ~= 0x80 then foreign("does not start as a pickle does") end
-  while true do
-    local operation = bytes:sub(self.at, self.at)
-    self.at = self.at + 1
-    if operation == "." then break end
-    local act = OPERATIONS[operation]
-    if not act then
-      if operation == "" then foreign("is cut off") end
-      foreign("has operation 0x%02x", operation:byte())
-    end
-    act(self)
-  end
-  local node = self:pop()
-  if type(node) ~= "table" or not node.class then foreign("holds no model") end
+  check_bytes(bytes)
+  local ok, value = pcall(require("river.pickle_reader").read, bytes)
+  if not ok then refuse("%s", errors.is(value) and value.message:gsub("^pickle: ", "") or tostring(value)) end
+  local node = convert(value, {})
+  if type(node) ~= "table" or not node.class then refuse("it holds no model") end
   return node
 end
 
@@ -312,11 +361,11 @@ end
 ---@return table model
 function pickle.load(bytes)
   local node = pickle.read(bytes)
-  local ok, model = pcall(registry.build, node)
-  if ok then return model end
+  local ok, built = pcall(registry.build, node)
+  if ok then return built end
   -- Attributes of other shapes than ours trip over themselves; that is the file's fault.
-  if type(model) == "string" then foreign("has attributes of another form") end
-  error(model, 0)
+  if type(built) == "string" then refuse(OTHER_FORM) end
+  error(built, 0)
 end
 
 return pickle

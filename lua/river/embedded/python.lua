@@ -24,6 +24,7 @@ end
 
 --- `repr(exception)`: what the server puts into the body of a 400.
 function PythonError:__tostring()
+  if self.text == "" then return self.type .. "()" end
   return ("%s(%s)"):format(self.type, python.quote(self.text))
 end
 
@@ -71,6 +72,7 @@ end
 function python.str(value)
   if value == true then return "True" elseif value == false then return "False" end
   if value == nil or type(value) == "userdata" then return "None" end
+  if math.type(value) == "float" and value - value == 0 then return require("riverlua.json").encode(value) end
   return tostring(value)
 end
 

@@ -15,12 +15,14 @@ local helpers = {}
 
 -- The files that define the classes of a package; loaded when one of its names is asked for.
 local PACKAGES = {
-  anomaly = {"anomaly"}, cluster = {"cluster"}, compose = {"compose", "selectors"}, drift = {"drift"},
+  anomaly = {"anomaly", "anomaly_density"}, cluster = {"cluster", "cluster_density"},
+  compose = {"compose", "selectors"}, drift = {"drift"},
   ensemble = {"ensemble"}, feature_extraction = {"feature_extraction"}, feature_selection = {"feature_selection"},
   forest = {"forest"}, linear_model = {"linear_model", "passive_aggressive", "perceptron", "alma", "softmax"},
-  metrics = {"metric_classes"}, multiclass = {"multiclass"}, naive_bayes = {"naive_bayes"},
+  metrics = {"metrics", "metrics_clustering", "metrics_curves", "metrics_report"},
+  multiclass = {"multiclass"}, naive_bayes = {"naive_bayes"},
   neighbors = {"neighbors"}, optim = {"optim", "losses"}, preprocessing = {"preprocessing", "encoders"},
-  stats = {"stats"}, tree = {"hoeffding_tree", "splitters", "split_criteria"},
+  stats = {"stats", "mode"}, tree = {"hoeffding_tree", "hoeffding_adaptive", "hoeffding_efdt"},
 }
 
 ---@class river.embedded.Parameter
@@ -63,10 +65,7 @@ end
 -- A package's files once, in the order of the list.
 local function load_package(package_name)
   for _, file in ipairs(PACKAGES[package_name] or {}) do
-    local ok, problem = pcall(require, "river.embedded." .. file)
-    if not ok and not tostring(problem):find("module 'river.embedded." .. file .. "' not found", 1, true) then
-      error(problem, 0)
-    end
+    require("river.embedded." .. file)
   end
 end
 
@@ -271,10 +270,15 @@ function registry.build(node, built)
   return instance
 end
 
-local function is_instance(value)
+--- Tells whether a value was built here.
+---@param value any
+---@return boolean
+function registry.is_instance(value)
   local metatable = type(value) == "table" and getmetatable(value)
-  return metatable and classes[metatable.class] == metatable
+  return metatable ~= nil and metatable ~= false and classes[metatable.class] == metatable
 end
+
+local is_instance = registry.is_instance
 
 --- A fresh object with the same parameters, as the library's `clone`: nothing of what was learned.
 ---@param instance table
@@ -340,6 +344,17 @@ function Instance:dump()
     kwargs[i] = {parameter[1], dump_value(pickle, value, parameter.kind)}
   end
   return pickle.object(self.class, nil, {kwargs = kwargs, state = self.state and self:state(pickle)})
+end
+
+--- Tells whether `dump` has all that was learned: estimators without `state` can only be saved as a snapshot.
+---@return boolean
+function Instance:portable()
+  if self.role == "estimator" and self.state == nil and not self.stateless then return false end
+  for _, parameter in ipairs(self.params) do
+    local value = self[parameter[1]]
+    if is_instance(value) and not value:portable() then return false end
+  end
+  return true
 end
 
 --- Python's hasattr, for the server's checks at upload.

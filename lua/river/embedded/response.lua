@@ -29,12 +29,15 @@ function Response:json()
   return self.value
 end
 
+local sorted
+
 local function encode(value)
   if type(value) == "string" then
     local plain = not value:find('[%c"\\\128-\255]') and '"' .. value .. '"'
     if plain then return plain end
   end
-  return require("riverlua.json").encode(value, {sort = true})
+  sorted = sorted or require("riverlua.json").encoder{sort = true}
+  return sorted(value)
 end
 
 Response.__index = function(self, name)
@@ -84,6 +87,30 @@ end
 ---@return river.embedded.Response
 function response.bytes(bytes)
   return setmetatable({status = 200, headers = BYTES, body = bytes}, Response)
+end
+
+local Stream = {}
+Stream.__index = Stream
+
+--- Iterates over what is announced; waits for the next one.
+---@return fun(): {event: string|nil, data: string}|nil
+function Stream:events() return self.listener:events() end
+
+--- Ends the stream.
+function Stream:close()
+  self.listener:close()
+  self.ended()
+end
+
+Stream.__close = Stream.close
+
+--- An answer that goes on.
+---@param listener river.embedded.Listener
+---@param ended fun() called when the reader is gone
+---@return table with `status`, `headers`, `events()`, `close()`
+function response.stream(listener, ended)
+  return setmetatable({status = 200, headers = headers("text/event-stream"), listener = listener, ended = ended},
+    Stream)
 end
 
 --- The answer to a method that a path does not know.

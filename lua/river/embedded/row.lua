@@ -9,6 +9,7 @@
 --   row.other           position of the first value that is not a number, or nil
 --   row.source          the map it was read from
 
+local core = require "riverlua.core.river"
 local python = require "river.embedded.python"
 
 local row = {}
@@ -25,15 +26,11 @@ local MAX_SETS = 64
 ---@field other integer|nil
 ---@field source table
 
+--- `read(features, strict)` → row, valid until the next call, and a number that stays the same while equal rows are
+--- read. With `strict` it is nil for what no client would send: no features, NaN and infinities, nested values, names
+--- that are no strings.
 ---@class river.embedded.Reader
-local Reader = {}
-Reader.__index = Reader
-
---- Makes a reader. Its row is its own and is overwritten by the next `read`.
----@return river.embedded.Reader
-function row.reader()
-  return setmetatable({sets = {}, count = 0, index = {}, n = 0, row = {}}, Reader)
-end
+---@field read fun(self: river.embedded.Reader, features: table, strict: boolean|nil): river.embedded.Row|nil, integer
 
 --- An empty keys object for the given names, in this order.
 ---@param names string[]
@@ -47,57 +44,29 @@ function row.keys(names)
   return keys
 end
 
--- Adopts the names of `features`.
-local function adopt(self, features)
-  local names = {}
-  for name in next, features do
-    if type(name) ~= "string" then
-      python.raise("AttributeError", "'list' object has no attribute 'items'")
+--- Makes a reader. Its rows are its own and are overwritten by its next `read`.
+---@return river.embedded.Reader
+function row.reader()
+  local sets, count = {}, 0
+  return core.reader(function(features, strict)
+    local names = {}
+    for name in next, features do
+      if type(name) ~= "string" then
+        if strict then return nil end
+        python.raise("AttributeError", "'list' object has no attribute 'items'")
+      end
+      names[#names + 1] = name
     end
-    names[#names + 1] = name
-  end
-  table.sort(names)
-  local signature = table.concat(names, "\0")
-  local keys = self.sets[signature]
-  if not keys then
-    if self.count >= MAX_SETS then self.sets, self.count = {}, 0 end
-    keys = row.keys(names)
-    self.sets[signature] = keys
-    self.count = self.count + 1
-  end
-  self.index, self.n = keys.index, keys.n
-  self.row = {keys = keys}
-end
-
---- Reads a map of features.
----@param features table<string, any>
----@return river.embedded.Row valid until the next call
-function Reader:read(features)
-  local index, out, count, other = self.index, self.row, 0, nil
-  for name, value in next, features do
-    local i = index[name]
-    if not i then
-      adopt(self, features)
-      return self:read(features)
+    table.sort(names)
+    local signature = table.concat(names, "\0")
+    local keys = sets[signature]
+    if not keys then
+      if count >= MAX_SETS then sets, count = {}, 0 end
+      keys = row.keys(names)
+      sets[signature], count = keys, count + 1
     end
-    if type(value) == "number" then
-      out[i] = value
-    elseif value == true then
-      out[i] = 1
-    elseif value == false then
-      out[i] = 0
-    else
-      out[i] = value
-      if not other or i < other then other = i end
-    end
-    count = count + 1
-  end
-  if count ~= self.n then
-    adopt(self, features)
-    return self:read(features)
-  end
-  out.other, out.source = other, features
-  return out
+    return keys
+  end)
 end
 
 return row

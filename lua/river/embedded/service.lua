@@ -1,8 +1,11 @@
 --- The embedded service: a River server in this process, behind the same requests and answers as one on the network.
 
+local announcer = require "river.embedded.announcer"
 local errors = require "riverlua.errors"
+local fast = require "river.embedded.fast"
 local flavors = require "river.embedded.flavors"
 local names = require "river.embedded.names"
+local learning = require "river.embedded.learning"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
 local response = require "river.embedded.response"
@@ -12,13 +15,9 @@ local timing = require "river.embedded.timing"
 local clock = os.clock
 local truthy = python.truthy
 
--- Predictions without an identifier of the caller's own that are remembered for a later label; older ones are
--- forgotten (a server never forgets, and grows).
-local REMEMBERED = 10000
-
 ---@class river.embedded.Service a transport
 ---@field embedded boolean always true
-local Service = {embedded = true}
+local Service = {embedded = true, learn = fast.learn, predict = fast.predict}
 Service.__index = Service
 Service.__name = "river.embedded"
 
@@ -30,7 +29,11 @@ local function read_upload(req)
   if not req.body or req.body == "" then
     errors.raise{kind = "argument", message = "the upload is empty"}
   end
-  return require("river.embedded.pickle").load(req.body)
+  local snapshot = require "river.embedded.snapshot"
+  if not snapshot.is(req.body) then return require("river.embedded.pickle").load(req.body) end
+  local model = snapshot.load(req.body)
+  if registry.is_instance(model) then return model end
+  errors.raise{kind = "argument", message = "the snapshot holds no model"}
 end
 
 local function new_stats(self, name)
@@ -48,14 +51,13 @@ local function upload(self, req, flavor_name, name)
   end
   local flavor, problem = flavors.check(flavor_name, model)
   if not flavor then return response.message(400, problem) end
+  if name and not utf8.len(name) then return response.message(400, "A model name must be UTF-8.") end
   name = name or names.pick(self.models)
   local metrics, active = flavors.metrics(flavor)
-  self.models[name] = {
-    model = model, flavor = flavor, reader = row.reader(), metrics = metrics, active = active,
-    -- The one method that predicts; nil where several are tried.
-    method = #flavor.predicts == 1 and flavor.predicts[1] or nil,
-  }
+  self.models[name] = {name = name, model = model, flavor = flavor, reader = row.reader(), metrics = metrics,
+    active = active}
   new_stats(self, name)
+  if self.keeper then self.keeper:uploaded(name) end
   return response.json(201, {name = name})
 end
 
@@ -68,7 +70,10 @@ end
 local function download(self, _, name)
   local entry = self.models[name]
   if not entry then return response.empty(404) end
-  return response.bytes(require("river.embedded.pickle").dump(entry.model))
+  local model = entry.model
+  -- What Python's library could not continue is for riverlua alone.
+  if model:portable() then return response.bytes(require("river.embedded.pickle").dump(model)) end
+  return response.bytes(require("river.embedded.snapshot").dump(model))
 end
 
 local function unquote(text)
@@ -80,6 +85,7 @@ local function delete(self, req)
   name = name and unquote(name)
   if not name or not (self.models[name] or self.stats[name]) then return response.empty(404) end
   self.models[name], self.stats[name] = nil, nil
+  if self.keeper then self.keeper:deleted(name) end
   return response.json(200, 204)
 end
 
@@ -91,181 +97,7 @@ local function list_models(self)
   return response.json(200, {models = list})
 end
 
--- --------------------------------------------------------------------------------------------- learn and predict
-
-local function null_to_nil(value)
-  if type(value) == "userdata" then return nil end
-  return value
-end
-
--- Predicts with the first of the flavor's methods that works.
-local function try_methods(model, methods, features)
-  for i = 1, #methods do
-    local method, last = methods[i], i == #methods
-    if model[method] then
-      if last then return model[method](model, features) end
-      local ok, prediction = pcall(model[method], model, features)
-      if ok then return prediction end
-      if not python.is_error(prediction) then error(prediction, 0) end
-    elseif last then
-      model:lacks(method)
-    end
-  end
-end
-
-local function predict_with(entry, features)
-  local model, method = entry.model, entry.method
-  local call = method and model[method]
-  if call then return call(model, features) end
-  return try_methods(model, entry.flavor.predicts, features)
-end
-
--- The likeliest label of a table of probabilities: the first of the highest.
-local function likeliest(prediction)
-  local no, yes = prediction[false], prediction[true]
-  if no and yes then return yes > no end
-  local order, best = {}, nil
-  for label in pairs(prediction) do order[#order + 1] = label end
-  table.sort(order, function(a, b) return tostring(a) < tostring(b) end)
-  for _, label in ipairs(order) do
-    if best == nil or prediction[label] > prediction[best] then best = label end
-  end
-  return best
-end
-
-local function update_metrics(entry, prediction, y)
-  -- A prediction of 0, false or the like counts as none for a server, and so here.
-  if prediction == 0 or not truthy(prediction) then return end
-  local active = entry.active
-  local label = prediction
-  if type(prediction) == "table" then
-    label = likeliest(prediction)
-  elseif type(prediction) == "number" and type(y) == "number" and entry.flavor.numeric then
-    for i = 1, #active do active[i]:add(y, prediction) end
-    return
-  end
-  for i = 1, #active do active[i]:update(y, prediction, label) end
-end
-
-local function no_model(name)
-  return response.json(400, ("No model named '%s'."):format(python.str(name)))
-end
-
-local function no_memory(identifier)
-  return response.json(400, ("No information stored for ID '%s'"):format(python.str(identifier)))
-end
-
--- Metrics first, then the model: what a server does with a sample whose prediction is known.
-local function finish_learn(entry, features, prediction, y)
-  update_metrics(entry, prediction, y)
-  local model = entry.model
-  -- Everything that could fail is checked before anything changes.
-  model:check_target(y)
-  model:learn_one(features, y)
-end
-
--- A text model takes the text itself; the models here take features.
-local function read_features(entry, features)
-  if type(features) ~= "table" then
-    python.raise("AttributeError", "'%s' object has no attribute 'items'", python.type_name(features))
-  end
-  return entry.reader:read(features)
-end
-
--- Always the same answer: nobody has a reason to change it.
-local LEARNED = response.learned("Successful learn.")
-
--- The sample comes from a prediction that was remembered.
-local function learn_remembered(self, identifier, y)
-  local key = python.str(identifier)
-  local memory = self.memories[key]
-  if not memory then return no_memory(identifier) end
-  local entry = self.models[memory.model]
-  if not entry then return no_model(memory.model) end
-  finish_learn(entry, read_features(entry, memory.features), memory.prediction, y)
-  self.memories[key] = nil
-  return LEARNED
-end
-
-local function learn(self, payload)
-  local y, prediction, identifier = null_to_nil(payload.ground_truth), payload.prediction, payload.identifier
-  if identifier and truthy(identifier) then return learn_remembered(self, identifier, y) end
-  local entry = self.models[payload.model]
-  if not entry then return no_model(payload.model) end
-  local read = read_features(entry, payload.features)
-  if prediction ~= nil then prediction = null_to_nil(prediction) end
-  if prediction == nil then prediction = predict_with(entry, read) end
-  finish_learn(entry, read, prediction, y)
-  return LEARNED
-end
-
-local function remember(self, identifier, payload, prediction)
-  local features = {}
-  for name, value in next, payload.features do features[name] = value end
-  self.memories[identifier] = {model = payload.model, features = features, prediction = prediction}
-end
-
--- An identifier of our own, in place of the oldest one.
-local function make_identifier(self)
-  local identifier, place = names.identifier(), self.next_place
-  local oldest = self.places[place]
-  if oldest then self.memories[oldest] = nil end
-  self.places[place] = identifier
-  self.next_place = place % REMEMBERED + 1
-  return identifier
-end
-
--- JSON has no NaN: a model that has diverged makes a server fail.
-local function check_finite(prediction)
-  if type(prediction) == "number" then
-    return prediction - prediction == 0
-  elseif type(prediction) == "table" then
-    for _, p in next, prediction do
-      if p - p ~= 0 then return false end
-    end
-  end
-  return true
-end
-
-local function predict(self, payload)
-  local name = payload.model
-  local entry = self.models[name]
-  if not entry then return no_model(name) end
-  local prediction = predict_with(entry, read_features(entry, payload.features))
-  if not check_finite(prediction) then
-    return response.message(500, "the prediction is not a finite number: the model has diverged")
-  end
-  local identifier = payload.identifier
-  if identifier and truthy(identifier) then
-    remember(self, python.str(identifier), payload, prediction)
-  elseif self.generate_identifiers then
-    identifier = make_identifier(self)
-    remember(self, identifier, payload, prediction)
-  else
-    return response.json(200, {model = name, prediction = response.prediction(prediction)})
-  end
-  return response.json(201, {model = name, prediction = response.prediction(prediction), identifier = identifier})
-end
-
-local function label(self, payload)
-  local name, identifier, y = payload.model, payload.identifier, payload.label
-  if not (truthy(name) and truthy(identifier) and truthy(y)) then
-    return response.message(400, "model, label, and identifier are required.")
-  end
-  local memory = self.memories[python.str(identifier)]
-  if not memory then return no_memory(identifier) end
-  if memory.prediction == nil then
-    return response.json(400, "Missing one of features, model_name, or prediction.")
-  end
-  if memory.model ~= name then
-    return response.json(400, ("%s was provided, but identifier references %s."):format(name, memory.model))
-  end
-  local entry = self.models[name]
-  if not entry then return no_model(name) end
-  finish_learn(entry, read_features(entry, memory.features), memory.prediction, y)
-  self.memories[python.str(identifier)] = nil
-  return response.json(200, "Successful label.")
-end
+-- ----------------------------------------------------------------------------------------------------- handlers
 
 -- What a handler raised: what the model says is a bad request, anything else is our own mistake.
 local function failed(problem)
@@ -316,7 +148,7 @@ end
 local function label_handler(self, req)
   local payload = payload_of(req)
   if not payload then return response.empty(400) end
-  local ok, answer = pcall(label, self, payload)
+  local ok, answer = pcall(learning.label, self, payload)
   if ok then return answer end
   return failed(answer)
 end
@@ -327,7 +159,7 @@ local function info(self)
   return response.json(200, {
     id = "riverlua_embedded", status = "running", name = "riverlua embedded River service",
     description = "This service runs in the process of the script", documentationUrl = "",
-    storage = "memory", river_version = self.river_version, version = self.version,
+    storage = self.keeper and "folder" or "memory", river_version = self.river_version, version = self.version,
   })
 end
 
@@ -356,9 +188,59 @@ local function stats(self, req)
   return response.json(200, {predict = calls.predict:report(), learn = calls.learn:report()})
 end
 
+-- ------------------------------------------------------------------------------------------------------- events
+
+-- Infinities and NaN are bare in events, as Python writes them.
+local function event_text(value)
+  return require("riverlua.json").encode(value, {sort = true, nan = true})
+end
+
+local function announce(self, kind, name, features, prediction, y, is_learn)
+  local json = require "riverlua.json"
+  prediction = response.prediction(prediction)
+  local data = {model = name, features = features, prediction = prediction == nil and json.null or prediction}
+  if is_learn then data.ground_truth = y == nil and json.null or y end
+  self.events:announce{event = kind, data = event_text(data)}
+end
+
+--- A model has learned a sample: tells the listeners.
+---@param entry table
+---@param sample table {kind = "learn" or "label", model=, features=, prediction=, ground_truth=}
+function Service:announce_learned(entry, sample)
+  if self.events.count > 0 then
+    announce(self, sample.kind, sample.model, sample.features, sample.prediction, sample.ground_truth, true)
+  end
+  if self.measurements.count > 0 then
+    local values = {}
+    for _, metric in ipairs(entry.metrics) do values[metric.name] = metric:get() end
+    self.measurements:announce{data = next(values) and event_text(values) or "{}"}
+  end
+end
+
+--- A model has predicted: tells the listeners.
+---@param name string
+---@param features table
+---@param prediction any
+function Service:predicted(name, features, prediction)
+  if self.events.count > 0 then announce(self, "predict", name, features, prediction) end
+end
+
+-- Whether anybody wants to know what happens: most often nobody does.
+local function update_watched(self)
+  self.watched = self.keeper ~= nil or self.events.count > 0 or self.measurements.count > 0
+end
+
+local function stream_of(which)
+  return function(self)
+    local listener = self[which]:listen()
+    update_watched(self)
+    return response.stream(listener, function() update_watched(self) end)
+  end
+end
+
 -- ------------------------------------------------------------------------------------------------------ routing
 
-local LEARN, PREDICT = timed_handler(learn, "learn"), timed_handler(predict, "predict")
+local LEARN, PREDICT = timed_handler(learning.learn, "learn"), timed_handler(learning.predict, "predict")
 
 -- Path without prefix → method → handler.
 local FIXED = {
@@ -369,6 +251,8 @@ local FIXED = {
   ["/metrics/"] = {GET = metrics},
   ["/stats/"] = {GET = stats},
   ["/models/"] = {GET = list_models},
+  ["/stream/events/"] = {GET = stream_of("events")},
+  ["/stream/metrics/"] = {GET = stream_of("measurements")},
   ["/model/"] = {DELETE = delete},
 }
 
@@ -416,6 +300,7 @@ end
 ---@param req table {method=, path=, json=, body=, model=}
 ---@return river.embedded.Response
 function Service:request(req)
+  if self.lent then fast.settle(self) end
   local path = req.path
   local methods, first, second = self.routes[path], nil, nil
   if not methods then
@@ -434,22 +319,33 @@ function Service:request(req)
   return handler(self, req, first, second)
 end
 
---- Forgets all models. Requests after that raise kind "closed".
+--- Ends all streams, saves what is kept in a folder and forgets the models. Requests after that raise kind "closed".
 function Service:close()
+  if self.is_closed then return end
+  fast.settle(self)
   self.is_closed = true
+  self.events:close()
+  self.measurements:close()
+  local kept = self.keeper
+  self.keeper = nil
+  if kept then kept:close() end
   self.models, self.stats, self.memories, self.places, self.routes = {}, {}, {}, {}, {}
 end
 
 Service.__close = Service.close
 
 local function new(options)
-  return setmetatable({
+  local self = setmetatable({
     prefix = options.prefix and options.prefix:match("^/*(.-)/*$"),
     generate_identifiers = options.generate_identifiers ~= false,
     river_version = options.river_version, version = options.version,
-    models = {}, stats = {}, routes = {},
+    models = {}, stats = {}, routes = {}, learners = {}, predictors = {},
     memories = {}, places = {}, next_place = 1,
+    events = announcer.new(), measurements = announcer.new(),
   }, Service)
+  if options.path then self.keeper = require("river.embedded.keeper").open(options.path, self) end
+  update_watched(self)
+  return self
 end
 
 return {new = new}

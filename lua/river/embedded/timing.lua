@@ -1,16 +1,17 @@
 --- Call counts and durations of a model, as a server keeps them.
 
+local registry = require "river.embedded.registry"
 local stats = require "river.embedded.stats"
 
 local timing = {}
 
 -- Reading the processor's clock costs as much as a third of a prediction: after the first calls one in 16 is timed.
 local ALL_FIRST, EACH = 16, 16
+timing.ALL_FIRST, timing.EACH = ALL_FIRST, EACH
 
 ---@class river.embedded.Timing
 ---@field n integer calls
-local Timing = {}
-Timing.__index = Timing
+local Timing = registry.helper("timing", {})
 
 --- Counts and times one kind of call.
 ---@return river.embedded.Timing
@@ -21,9 +22,17 @@ end
 --- Counts a call.
 ---@return boolean timed whether its duration is wanted
 function Timing:count()
-  local n = self.n + 1
+  local n, timed = self:next()
   self.n = n
-  return n <= ALL_FIRST or n % EACH == 0
+  return timed
+end
+
+--- The number of the next call, which is not counted yet, and whether its duration is wanted.
+---@return integer n
+---@return boolean timed
+function Timing:next()
+  local n = self.n + 1
+  return n, n <= ALL_FIRST or n % EACH == 0
 end
 
 --- Adds a duration.
