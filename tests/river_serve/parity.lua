@@ -1,0 +1,52 @@
+-- The requests and recorded answers of tests/river_embedded, for a service on the network: parity(send) with
+-- send(method, path, body) → {status, body}.
+
+local assert = require "luassert"
+local json = require "riverlua.json"
+local river = require "river"
+local pickle = require "river.pickle"
+
+local scaler, linear = river.preprocessing.StandardScaler, river.linear_model.LinearRegression
+local logistic, Pipeline = river.linear_model.LogisticRegression, river.compose.Pipeline
+
+local MODELS = {
+  regression = function() return scaler() | linear() end,
+  binary = function() return scaler() | logistic() end,
+  linear = function() return linear() end,
+  logistic = function() return logistic() end,
+  scaler = function() return scaler() end,
+  scaler_pipeline = function() return Pipeline(scaler()) end,
+  model_in_the_middle = function() return Pipeline(linear(), linear()) end,
+  twins = function()
+    return Pipeline(scaler{with_std = false}, scaler(), {"last", linear{l2 = 0.5, intercept_lr = 1}})
+  end,
+}
+
+-- What is answered where the real server fails without a word.
+local BETTER = {["/predict/"] = 500, ["/learn/"] = 400}
+
+local function read(name)
+  local file <close> = assert(io.open("tests/river_embedded/" .. name, "rb"))
+  return json.decode(file:read("a"))
+end
+
+local function body_of(request)
+  if request.model then return pickle.dumps(MODELS[request.model]()) end
+  return request.json ~= nil and json.encode(request.json) or request.body
+end
+
+return function(send)
+  local requests, answers = read("requests.json"), read("answers.json")
+  assert.equal(#requests, #answers)
+  for i, request in ipairs(requests) do
+    local res, status, body = send(request.method, request.path, body_of(request)), answers[i][1], answers[i][2]
+    local title = ("%d: %s %s %s"):format(i, request.method, request.path, res.body or "")
+    if status == 500 then
+      assert.equal(BETTER[request.path], res.status, title)
+    else
+      assert.equal(status, res.status, title)
+      if body == json.null then assert.equal("", res.body, title)
+      else assert.equal(json.encode(body, {sort = true}), res.body, title) end
+    end
+  end
+end
