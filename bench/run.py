@@ -4,7 +4,7 @@
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
 this must have riverapi and river (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit status
-1 when a target is missed. Benchmarks: json, sequential, django, inflight, flat, startup, once.
+1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once, embedded.
 """
 
 import argparse
@@ -145,6 +145,50 @@ class Bench:
         self.row("django: times faster than riverapi", self.ratio(wall["python"], wall["lua"]), 2.5, "up",
                  "ms a pair: " + ", ".join("%s %.2f" % (k, 1e3 * statistics.median(v)) for k, v in wall.items()))
 
+    def many(self):
+        """learn_many against a loop of learn on Django's own server: beside it, and behind a network of 2 ms."""
+        serve = os.path.join(TOP, "tests", "servers", "river_server", "serve.py")
+        relay, script = self.script("servers/delay_relay.py"), self.script("river_many.lua")
+        count, wall = int(400 * self.scale), {}
+        with contextlib.ExitStack() as stack:
+            state = stack.enter_context(tempfile.TemporaryDirectory())
+            server = stack.enter_context(Server(sys.executable, serve, "--state", state))
+            far = stack.enter_context(Server(sys.executable, relay, server.base.rsplit(":", 1)[1], "1"))
+            timed(self.riverlua, script, server.base, "20", "many", "upload")   # its first calls import much
+            for _ in range(self.runs):
+                for where, base in (("near", server.base), ("far", far.base)):
+                    for how in ("loop", "many"):
+                        took = timed(self.riverlua, script, base, str(count), how)[0]
+                        wall.setdefault(where + " " + how, []).append(took / count)
+                took = timed(sys.executable, self.script("river_many.py"), server.base, str(count))[0]
+                wall.setdefault("riverapi", []).append(took / count)
+        detail = "ms a learn: " + ", ".join("%s %.2f" % (k, 1e3 * statistics.median(v)) for k, v in wall.items())
+        self.row("many: learn_many, network of 2 ms, against a loop", self.ratio(wall["far loop"], wall["far many"]), 1.5,
+                 "up", detail)
+        self.row("many: learn_many against riverapi's loop", self.ratio(wall["riverapi"], wall["near many"]), 1.5, "up")
+        # the server's own work is nearly all of it there (see README.md)
+        self.row("many: learn_many beside the server, against a loop", self.ratio(wall["near loop"], wall["near many"]),
+                 0.9, "up")
+
+    def embedded(self):
+        """Predict and learn in turn on `embedded:`, through the client, against the Python library in process."""
+        for kind, count, target in (("linear", 60000, 8), ("tree", 20000, 3)):
+            commands = {"lua": [self.riverlua, self.script("embedded_pairs.lua")],
+                        "python": [sys.executable, self.script("embedded_pairs.py")]}
+            count, cpu, sums = int(count * self.scale), {name: [] for name in commands}, set()
+            for _ in range(max(5, self.runs)):
+                for name, words in commands.items():
+                    out = subprocess.run([*words, kind, str(count)], cwd=TOP, stdout=subprocess.PIPE, text=True,
+                                         check=True).stdout
+                    _, used, total = out.splitlines()[-1].split()
+                    cpu[name].append(float(used) / count)
+                    sums.add(total)
+            if len(sums) > 1:
+                raise SystemExit("embedded: the predictions differ: %s" % sums)
+            self.row("embedded: %s, times faster than river in Python" % kind, self.ratio(cpu["python"], cpu["lua"]),
+                     target, "up", "µs of CPU a pair: " + ", ".join(
+                         "%s %.2f" % (name, 1e6 * statistics.median(values)) for name, values in cpu.items()))
+
     def inflight(self):
         """32 requests in flight on one thread, against wrk on one thread."""
         if not shutil.which("wrk"):
@@ -218,7 +262,7 @@ class Bench:
         return statistics.median(a / b for a, b in zip(above, below))
 
 
-BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django")
+BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded")
 
 
 def main():

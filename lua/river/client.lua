@@ -5,11 +5,19 @@
 
 local check = require "river.check"
 local errors = require "riverlua.errors"
+local labels = require "river.labels"
 local model_module = require "river.model"
-
-local DEFAULT_BASEURL = "http://127.0.0.1:8000"
+local place = require "river.place"
+local turns = require "river.turns"
 
 ---@class river.Client
+---@field learn_many fun(self, model: string, samples: table|function, options: table|nil): river.BatchReport
+---@field predict_many fun(self, model: string, samples: table|function, options: table|nil): river.BatchReport
+---@field background fun(self, options: table|nil): river.Background
+---@field backup fun(self, folder: string, options: table|nil): table
+---@field restore fun(self, folder: string, options: table|nil): string[]
+---@field copy fun(self, model: string, target: river.Client, options: table|nil): string
+---@field checkpoint_every fun(self, model: string, options: table): river.Checkpoints
 local Client = {}
 Client.__index = Client
 Client.__name = "river.Client"
@@ -34,6 +42,9 @@ local BYTES_HEADERS = {["Accept"] = "application/json", ["Content-Type"] = "appl
 -- A server that is asked for one format only may refuse the other: errors of a download are JSON.
 local DOWNLOAD_HEADERS = {["Accept"] = "*/*"}
 
+-- Client → the service in this process that it may call without a request.
+local NEAR = place.near
+
 local function fail(message, hint)
   errors.raise{kind = "argument", message = message, hint = hint}
 end
@@ -44,56 +55,17 @@ end
 
 -- ------------------------------------------------------------------------------------------------- construction
 
-local OPTIONS = {baseurl = true, prefix = true, transport = true, timeout = true, http = true}
-
-local function normal_baseurl(baseurl)
-  errors.expect("river.Client", "baseurl", baseurl, "string")
-  baseurl = baseurl:match("^%s*(.-)[/%s]*$")
-  if baseurl == "" then return DEFAULT_BASEURL end
-  if baseurl:find("^embedded:") then return baseurl end
-  if not baseurl:find("^[Hh][Tt][Tt][Pp][Ss]?://[^/]") then
-    -- said without the text itself: it could carry a password
-    fail("river.Client: the base address must start with http:// or https://, or be embedded:",
-      "such as http://127.0.0.1:8000")
-  end
-  if baseurl:find("[%s?#]") then
-    fail("river.Client: the base address may have no query, fragment or spaces",
-      "the prefix is an option of its own: {prefix = \"api\"}")
-  end
-  return baseurl
-end
-
-local function normal_prefix(prefix)
-  if prefix == nil then return "/api" end
-  errors.expect("river.Client", "prefix", prefix, "string")
-  prefix = prefix:match("^[/%s]*(.-)[/%s]*$")
-  if prefix:find("[%s?#]") then fail("river.Client: the prefix is a path such as \"api\"") end
-  return prefix == "" and "" or "/" .. prefix
-end
-
--- Without user information: safe to print.
-local function shown(baseurl)
-  return (baseurl:gsub("^(%a[%w+.-]*://)[^/]*@", "%1"))
-end
-
-local function open_transport(baseurl, prefix, options)
-  if options.transport ~= nil then
-    if type(options.transport) ~= "table" and type(options.transport) ~= "userdata" then
-      fail("river.Client: 'transport' must be an object with request and close")
-    end
-    return options.transport
-  end
-  local http = {timeout = options.timeout}
-  for name, value in pairs(options.http or {}) do http[name] = value end
-  return require("riverlua.transport").open("river", baseurl, http, {prefix = prefix:sub(2)})
-end
+local OPTIONS = {baseurl = true, prefix = true, transport = true, timeout = true, http = true, user = true,
+  token = true, auth_hosts = true}
 
 --- Makes a client; no connection is opened before the first call.
 ---
 --- `river.Client()`, `river.Client("http://host:8000", {prefix = "ml"})` or `river.Client{baseurl = …, prefix = …}`.
 --- Options: `baseurl` (default "http://127.0.0.1:8000"; "embedded:" is the service in this process), `prefix` (default
---- "api"), `timeout` in seconds or the table of `riverlua.http`, `http` (further options of `riverlua.http`) and
---- `transport` (an object to send requests through).
+--- "api"), `user` and `token` for servers that want to know who calls (default: RIVER_ML_USER and RIVER_ML_TOKEN of the
+--- environment; false: none), `auth_hosts` (addresses besides the base address that may get these, such as
+--- {"https://auth.example.com"}), `timeout` in seconds or the table of `riverlua.http`, `http` (further options of
+--- `riverlua.http`) and `transport` (an object to send requests through).
 ---@param baseurl string|table|nil
 ---@param options table|nil
 ---@return river.Client
@@ -112,18 +84,11 @@ function Client.new(baseurl, options)
   errors.check_options("river.Client", named, OPTIONS)
   if baseurl ~= nil and named.baseurl ~= nil then fail("river.Client: the base address is given twice") end
   if named.http ~= nil then errors.expect("river.Client", "http", named.http, "table") end
-  baseurl = normal_baseurl(baseurl or named.baseurl or DEFAULT_BASEURL)
-  local prefix = normal_prefix(named.prefix)
-  local self = setmetatable({
-    baseurl = shown(baseurl),
-    prefix = prefix:sub(2),
-    _transport = open_transport(baseurl, prefix, named),
-    _timeout = named.timeout,
-    _root = prefix,
-    _learn_path = prefix .. "/learn/",
-    _predict_path = prefix .. "/predict/",
-    _flavors = {},
-  }, Client)
+  baseurl = place.baseurl(baseurl or named.baseurl or place.DEFAULT_BASEURL)
+  -- `false`: a field that is missing is looked for as a misspelt method, each time
+  local self = setmetatable({_timeout = named.timeout, _flavors = {}, _labels = {}, _watches = false}, Client)
+  self._answers = require("river.handle").metatable(self)
+  place.set(self, baseurl, place.prefix(named.prefix), named)
   return self
 end
 
@@ -131,10 +96,13 @@ function Client:__tostring()
   return ("river.Client(%s/%s)%s"):format(self.baseurl, self.prefix, self._transport and "" or " (closed)")
 end
 
---- Closes the connections; calls after that raise kind "closed".
+--- Closes the connections and ends the streams; calls after that raise kind "closed".
 function Client:close()
   local transport = self._transport
-  self._transport = nil
+  self._transport, NEAR[self] = nil, nil
+  for stream in pairs(self._streams or {}) do stream:close() end
+  for _, former in ipairs(self._former or {}) do former:close() end
+  self._former = nil
   if transport then transport:close() end
 end
 
@@ -189,6 +157,45 @@ end
 ---@return table
 function Client:info()
   return get(self, "info", nil, "/")
+end
+
+--- Asks for the service info and moves to the base address and prefix that it may order; the fields `baseurl` and
+--- `prefix` tell where the client is then. On another host user and token stay behind, unless it is in `auth_hosts`.
+---@return table info
+function Client:check()
+  local info = self:info()
+  place.adopt(self, info)
+  return info
+end
+
+--- What happens on the server, while it happens: `for event in cli:stream_events() do`. (GET /stream/events/)
+---
+--- An event has `kind` ("learn", "predict" or "label"), `model`, `features`, `prediction` and, for learn and label,
+--- `ground_truth`. Options, and how to stop: see `river.stream`.
+---@param options table|nil `kind`, `model`, `limit`, `timeout`, `idle` …
+---@return river.Stream stream to be called for the next event
+function Client:stream_events(options)
+  if getmetatable(self) ~= Client then not_a_client() end
+  return require("river.stream").events(self, options)
+end
+
+--- The metrics of models, whenever one has learned: `for metrics in cli:stream_metrics() do`. (GET /stream/metrics/)
+---
+--- The server does not tell which model they belong to. With `model =` the client watches for that model's learns
+--- instead and asks for its metrics after each (after several that came at once, once). Options: see `river.stream`.
+---@param options table|nil `model`, `limit`, `timeout`, `idle` …
+---@return river.Stream stream to be called for the next metrics: name → number
+function Client:stream_metrics(options)
+  if getmetatable(self) ~= Client then not_a_client() end
+  return require("river.stream").metrics(self, options)
+end
+
+--- What is on the server, in one call: the models with their parameters, metrics and stats. See `river.find`.
+---@param options table|nil `name`, `step`, `where`, `with`, `concurrency`
+---@return river.Found models list; printing it gives a table
+function Client:find_models(options)
+  if getmetatable(self) ~= Client then not_a_client() end
+  return require("river.find").models(self, options)
 end
 
 -- ------------------------------------------------------------------------------------------------------- upload
@@ -266,7 +273,7 @@ function Client:upload_model(model, flavor, name)
   local extra = {model = req.model, bytes = req.body}
   local answer = expect_table(self, "upload_model", name, req, send(self, "upload_model", name, req, extra))
   local given_name = answer.name or name
-  if given_name then self._flavors[given_name] = flavor end
+  if given_name then self._flavors[given_name], self._labels[given_name] = flavor, nil end
   return given_name
 end
 
@@ -297,11 +304,50 @@ local function missing_label(self, name)
       or "a misspelt field? To learn without label leave the argument out: client:learn(name, x)")
 end
 
-local function send_learn(self, name, body)
-  local req = {method = "POST", path = self._learn_path, headers = JSON_HEADERS, json = body, timeout = self._timeout}
-  local res = (self._transport or closed(self)):request(req)
+-- Sends a request that changes a model, when no other of this client's does.
+local function in_turn(self, name, req)
+  local transport = self._transport or closed(self)
+  if transport.embedded then return transport:request(req) end
+  local _ <close> = turns.take(self, name)
+  return (transport:request(req))
+end
+
+local function learn_request(self, body)
+  return {method = "POST", path = self._learn_path, headers = JSON_HEADERS, json = body, timeout = self._timeout}
+end
+
+local function read_learned(self, name, req, res)
   if res.status == 201 and res.body == '"Successful learn."' then return "Successful learn." end
   return finish(self, "learn", name, req, res)
+end
+
+-- After every learn that succeeded.
+local function note_learned(self, name, y)
+  if y ~= nil and self._flavors[name] ~= "regression" then
+    self._labels[name] = labels.remember(self._labels[name], y)
+  end
+  local watches = self._watches
+  if watches and watches[name] then watches[name]() end
+end
+
+local function send_learn(self, name, body)
+  local req = learn_request(self, body)
+  local answer = read_learned(self, name, req, in_turn(self, name, req))
+  note_learned(self, name, body.ground_truth)
+  return answer
+end
+
+local function learn_body(self, name, x, ...)
+  check.features("learn", x)
+  local y = ...
+  if is_missing(y) then
+    local flavor = self._flavors[name]
+    if flavor == nil and select("#", ...) > 0 or SUPERVISED[flavor] then missing_label(self, name) end
+    y = nil
+  else
+    check.label("learn", "label", y)
+  end
+  return {model = name, features = x, ground_truth = y}
 end
 
 local function learn_named(self, given)
@@ -340,23 +386,49 @@ end
 ---@param ... any the label
 ---@return string text "Successful learn."
 function Client:learn(model, x, ...)
-  if getmetatable(self) ~= Client then not_a_client() end
+  local near = NEAR[self]
+  if near then
+    local y = ...
+    local learn = near.learners[model]
+    if learn and learn(x, y) then
+      if self._watches or self._flavors[model] ~= "regression" then note_learned(self, model, y) end
+      return "Successful learn."
+    end
+    local done, refusal = near:learn(model, x, y)
+    if done then
+      note_learned(self, model, y)
+      return "Successful learn."
+    elseif done == false then
+      return finish(self, "learn", model, learn_request(self, {model = model, features = x, ground_truth = y}), refusal)
+    end
+  elseif getmetatable(self) ~= Client then
+    not_a_client()
+  end
   if type(model) == "table" and x == nil then return learn_named(self, model) end
   if type(model) ~= "string" or model == "" then check.name("learn", model) end
-  check.features("learn", x)
-  local y = ...
-  if is_missing(y) then
-    local flavor = self._flavors[model]
-    if flavor == nil and select("#", ...) > 0 or SUPERVISED[flavor] then missing_label(self, model) end
-  else
-    check.label("learn", "label", y)
-  end
-  return send_learn(self, model, {model = model, features = x, ground_truth = y})
+  return send_learn(self, model, learn_body(self, model, x, ...))
 end
 
 -- The server keeps features and prediction of every identifier until it is used, for ever if need be. Sending always
 -- the same one for predictions that nobody will label keeps its storage, and the time it takes, flat.
-local UNLABELLED = "riverlua"
+local UNLABELLED = check.UNLABELLED
+
+local function predict_request(self, model, x, sent)
+  return {method = "POST", path = self._predict_path, headers = JSON_HEADERS,
+    json = {model = model, features = x, identifier = sent}, timeout = self._timeout, idempotent = true}
+end
+
+-- Gives an answer its methods.
+local function finish_prediction(self, answer)
+  if type(answer.prediction) == "table" then labels.open(answer.prediction) end
+  return setmetatable(answer, self._answers)
+end
+
+local function read_prediction(self, model, req, res, identifier)
+  local answer = expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
+  if not identifier then answer.identifier = nil end
+  return finish_prediction(self, answer)
+end
 
 --- Asks a model for a prediction. (POST /predict/)
 ---
@@ -364,13 +436,26 @@ local UNLABELLED = "riverlua"
 --- Regression: a number; binary: a table of probabilities by label ("true", "false"), empty before any learning for
 --- some models; multiclass: the label, or nil before any learning; cluster: an integer.
 --- With `identifier = true` the server keeps the sample under an identifier of its own, which is in the answer, for a
---- label that comes later (`cli:learn{model =, identifier =, y =}`); a text or number is used as the identifier.
+--- label that comes later (`answer:label(y)` or `cli:label(name, identifier, y)`); a text or number is used as the
+--- identifier. The names of probabilities are text; `answer.prediction[true]` finds "true", and `answer.likeliest` and
+--- `answer.probabilities` have labels of the types that were sent, see `river.handle`.
 ---@param model string|table
 ---@param x table|nil feature name → number, string or boolean
 ---@param options {identifier: boolean|string|number|nil}|nil
----@return table answer {model = name, prediction = …, identifier = only when asked for}
+---@return river.Answer answer {model = name, prediction = …, identifier = only when asked for}
 function Client:predict(model, x, options)
-  if getmetatable(self) ~= Client then not_a_client() end
+  local near = NEAR[self]
+  if near then
+    if options == nil then
+      local predict = near.predictors[model]
+      local answer = predict and predict(x, model, self._answers)
+      if answer then return answer end
+      answer = near:predict(model, x)
+      if answer then return finish_prediction(self, answer) end
+    end
+  elseif getmetatable(self) ~= Client then
+    not_a_client()
+  end
   local identifier = nil
   if type(model) == "table" and x == nil then
     local given = model
@@ -390,12 +475,54 @@ function Client:predict(model, x, options)
   elseif identifier then
     sent = check_identifier("predict", identifier)
   end
-  local req = {method = "POST", path = self._predict_path, headers = JSON_HEADERS,
-    json = {model = model, features = x, identifier = sent}, timeout = self._timeout, idempotent = true}
-  local res = (self._transport or closed(self)):request(req)
-  local answer = expect_table(self, "predict", model, req, finish(self, "predict", model, req, res))
-  if not identifier then answer.identifier = nil end
-  return answer
+  local req = predict_request(self, model, x, sent)
+  return read_prediction(self, model, req, in_turn(self, model, req), identifier)
+end
+
+local LABEL_OPTIONS = {model = true, identifier = true, label = true, y = true, ground_truth = true}
+
+--- Teaches a model the label of a prediction that it made with `identifier`. (POST /label/)
+---
+--- `cli:label(name, identifier, label)` or `cli:label{model =, identifier =, label =}` (or `y`, `ground_truth`).
+--- Labels that a server takes for none (0, false, "") and those of an untrained classifier's predictions go another way
+--- (POST /learn/); on the server's event stream they are then events of the kind "learn".
+---
+--- Errors: kind "not_found" when the identifier is unknown or has been used; otherwise as `learn`.
+---@param model string|table
+---@param identifier string|number|nil
+---@param label any
+---@return string text "Successful label."
+function Client:label(model, identifier, label)
+  if getmetatable(self) ~= Client then not_a_client() end
+  if type(model) == "table" and identifier == nil then
+    local given = model
+    errors.check_options("label", given, LABEL_OPTIONS)
+    model, identifier, label = given.model, given.identifier, given.label
+    if label == nil then label = given.y end
+    if label == nil then label = given.ground_truth end
+  end
+  return require("river.handle").label(self, model, identifier, label)
+end
+
+-- ------------------------------------------------------------------------------------------------ many at a time
+
+-- What the modules behind these calls need of this one.
+Client._internal = {
+  is_client = function(object) return getmetatable(object) == Client end,
+  not_a_client = not_a_client, closed = closed, finish = finish, in_turn = in_turn, json_headers = JSON_HEADERS,
+  check_identifier = check_identifier, send_learn = send_learn, learn_body = learn_body, learn_request = learn_request,
+  read_learned = read_learned, note_learned = note_learned,
+  predict_request = function(self, model, x) return predict_request(self, model, x, UNLABELLED) end,
+  read_prediction = read_prediction,
+}
+
+-- Loaded when they are asked for, and described where they are.
+for name, where in pairs{learn_many = "batch", predict_many = "batch", background = "background", backup = "backup",
+  restore = "backup", copy = "backup", checkpoint_every = "backup"} do
+  Client[name] = function(self, ...)
+    if getmetatable(self) ~= Client then not_a_client() end
+    return require("river." .. where)[name](self, ...)
+  end
 end
 
 -- --------------------------------------------------------------------------------------------------- inspection
@@ -445,25 +572,23 @@ function Client:delete_model(model)
   local req = {method = "DELETE", path = self._root .. "/model/", headers = FORM_HEADERS, idempotent = false,
     body = "model=" .. encode_part(model)}
   local answer = send(self, "delete_model", model, req)
-  self._flavors[model] = nil
+  self._flavors[model], self._labels[model] = nil, nil
   return answer
 end
 
-local function write_file(path, bytes)
-  local part = path .. ".part"
-  local file, problem = io.open(part, "wb")
-  local done = file
-  if file then
-    done, problem = file:write(bytes)
-    local closed_well, close_problem = file:close()
-    if done and not closed_well then done, problem = nil, close_problem end
-    if done then done, problem = os.rename(part, path) end
-    if not done then os.remove(part) end
+local function download(self, model)
+  check.name("download_model", model, true)
+  local req = {method = "GET", path = ("%s/model/download/%s/"):format(self._root, encode_part(model)),
+    headers = DOWNLOAD_HEADERS, timeout = self._timeout, idempotent = true}
+  local res = (self._transport or closed(self)):request(req)
+  if res.status >= 300 then require("river.failure").raise(call_of(self, "download_model", model), req, res) end
+  if not res.body or res.body == "" then
+    require("river.failure").raise_unreadable(call_of(self, "download_model", model), req, res)
   end
-  if not done then
-    fail(("download_model: cannot write: %s"):format(problem), "is the folder there, and writable?")
-  end
+  return res.body
 end
+
+Client._internal.download = download
 
 --- Saves a model with all it learned, as a pickle that `upload_model` takes. (GET /model/download/<name>/)
 ---@param model string
@@ -473,14 +598,8 @@ function Client:download_model(model, path)
   check.name("download_model", model, true)
   if path ~= nil then errors.expect("download_model", "path", path, "string") end
   path = path or model .. ".pkl"
-  local req = {method = "GET", path = ("%s/model/download/%s/"):format(self._root, encode_part(model)),
-    headers = DOWNLOAD_HEADERS, timeout = self._timeout, idempotent = true}
-  local res = (self._transport or closed(self)):request(req)
-  if res.status >= 300 then require("river.failure").raise(call_of(self, "download_model", model), req, res) end
-  if not res.body or res.body == "" then
-    require("river.failure").raise_unreadable(call_of(self, "download_model", model), req, res)
-  end
-  write_file(path, res.body)
+  local bytes = download(self, model)
+  require("river.backup").write_file("download_model", path, bytes)
   return path
 end
 

@@ -4,6 +4,7 @@
 -- HTML, and with its debug mode on a text whose first two lines are the diagnosis), so the body decides, not the call.
 
 local errors = require "riverlua.errors"
+local exchange = require "riverlua.exchange"
 
 local failure = {}
 
@@ -78,37 +79,52 @@ local function describe_missing_model(err, call)
   if not err.message and call.name then err.message = ("no model named '%s'"):format(call.name) end
 end
 
+-- In this order: where two texts occur, what the later one says counts.
 local HINTS = {
-  ["No model named"] = describe_missing_model,
-  ["We don't have stats for"] = describe_missing_model,
-  ["No information stored for ID"] = function(err)
+  {"No model named", describe_missing_model},
+  {"We don't have stats for", describe_missing_model},
+  {"No information stored for ID", function(err)
     err.kind = "not_found"
     err.hint = "an identifier serves once, and only for predictions made by this server"
-  end,
-  ["is not recognized"] = function(err)
+  end},
+  {"is not recognized", function(err)
     err.hint = "flavors: regression, binary, multiclass, cluster, neighbor, custom"
-  end,
-  ["does not implement"] = function(err)
+  end},
+  {"does not implement", function(err)
     err.hint = "the flavor does not fit the model, or the model's last step is missing"
-  end,
+  end},
 }
 
 local function apply_known_texts(err, text, call)
-  for start, act in pairs(HINTS) do
-    if text:find(start, 1, true) then act(err, call) end
+  for _, known in ipairs(HINTS) do
+    if text:find(known[1], 1, true) then known[2](err, call) end
+  end
+end
+
+-- `note`: what river.auth found out about a refusal, if it did.
+local function describe_refusal(err, note, shape, text)
+  err.kind = "auth"
+  if note and note.code then
+    err.code, err.hint = note.code, note.hint
+    return note.message
+  elseif err.status == 401 then
+    err.hint = "this server wants a user and token"
+  elseif note and note.worked and shape ~= "empty" then
+    err.kind, err.code, err.retryable = "http", "rate_limit", true
+    err.hint = "the same call was answered before: the server limits the rate of calls; wait for its period to pass"
+  elseif text and text:find("Invalid username/password", 1, true) then
+    err.code = "credentials_refused"
+    err.hint = "user and token belong into the options of river.Client or into RIVER_ML_USER and RIVER_ML_TOKEN, " ..
+      "not into the address or a header"
+  else
+    err.code = "forbidden"
+    err.hint = "these credentials may not do this, or the server limits the rate of calls"
   end
 end
 
 local function describe_by_status(err, shape, call)
   local status = err.status
-  if status == 401 then
-    err.kind = "auth"
-    err.hint = "this server wants a user and token"
-  elseif status == 403 then
-    err.kind = "auth"
-    err.hint = shape == "object" and "the server rejects these credentials"
-      or "wrong credentials, or the server limits the rate of calls"
-  elseif status == 404 and (shape == "page" or call.what == "info") then
+  if status == 404 and (shape == "page" or call.what == "info") then
     err.kind = "not_found"
     err.hint = ("no River API at %s: check the base address and the prefix"):format(call.root)
   elseif status == 404 and shape == "empty" then
@@ -143,7 +159,7 @@ function failure.raise(call, req, res)
   local err = {
     kind = "http", status = res.status, code = code, method = req.method, url = call.base .. req.path,
     body = (res.body or ""):sub(1, 4096), retryable = RETRYABLE[res.status] or false, attempts = res.attempts,
-    retry_after = tonumber(res.headers and res.headers["retry-after"] or nil),
+    retry_after = exchange.parse_retry_after(res.headers and res.headers["retry-after"]),
   }
   if shape == "text" and second_line then
     local exception = text:match("^([%a_][%w_.]*) at /")
@@ -156,7 +172,8 @@ function failure.raise(call, req, res)
     err.kind, err.code, err.hint = "model", class, MODEL_HINTS[class]
     text = class .. ": " .. inside
   end
-  describe_by_status(err, shape, call)
+  if res.status == 401 or res.status == 403 then text = describe_refusal(err, res.auth, shape, text) or text
+  else describe_by_status(err, shape, call) end
   if text then apply_known_texts(err, text, call) end
   if call.what == "upload_model" then describe_upload_failure(err, call, text) end
   local reason = REASONS[res.status] or "unexpected answer"

@@ -67,6 +67,24 @@ local models = {
   ["statistic"] = river.dummy.StatisticRegressor(stats.Shift(1) | stats.Mean()),
   ["standardized target"] = scale() | preprocessing.TargetStandardScaler{regressor = linear_model.LinearRegression()},
   ["one optimizer for two models"] = shared_optimizer(),
+  ["RMSProp, quantile loss"] = scale() | linear_model.LinearRegression{optimizer = optim.RMSProp(0.02),
+    loss = optim.losses.Quantile(0.3)},
+  ["Bernoulli naive Bayes"] = preprocessing.Binarizer{threshold = 0.4} | river.naive_bayes.BernoulliNB{alpha = 0.5},
+  ["adaptive scaler"] = preprocessing.AdaptiveStandardScaler{fading_factor = 0.5}
+    | linear_model.LinearRegression{optimizer = optim.SGD(0.005)},
+  ["robust scaler"] = preprocessing.RobustScaler{q_inf = 0.2}
+    | linear_model.LinearRegression{optimizer = optim.SGD(0.005)},
+  ["Bayesian regression"] = scale() | linear_model.BayesianLinearRegression{alpha = 2, beta = 0.5},
+  ["leveraging bagging"] = scale() | river.ensemble.LeveragingBaggingClassifier(linear_model.LogisticRegression(),
+    {n_models = 3, w = 2, seed = 42}),
+  ["stacking"] = scale() | river.ensemble.StackingClassifier({linear_model.LogisticRegression(),
+    linear_model.PAClassifier{mode = 1, C = 0.01}}, {meta_classifier = linear_model.LogisticRegression()}),
+  ["rules"] = scale() | river.rules.AMRules{n_min = 20, drift_detector = river.drift.ADWIN()},
+  ["aggregated Mondrian forest"] = river.forest.AMFClassifier{n_estimators = 3, seed = 1},
+  ["codes for classes"] = scale() | river.multiclass.OutputCodeClassifier{linear_model.LogisticRegression(),
+    code_size = 10, coding_method = "random", seed = 24},
+  ["stochastic gradient tree"] = scale() | river.tree.SGTRegressor{delta = 0.05, grace_period = 10,
+    feature_quantizer = river.tree.splitter.DynamicQuantizer()},
 }
 
 local function replay(cli, name, samples)

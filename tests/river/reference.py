@@ -9,7 +9,7 @@ import sys
 
 from river import (anomaly, cluster, compose, datasets, drift, dummy, ensemble, facto, feature_extraction,
                    feature_selection, forest, imblearn, linear_model, multiclass, naive_bayes, neighbors, optim,
-                   preprocessing, stats, tree, utils)
+                   preprocessing, rules, stats, tree, utils)
 
 SAMPLES = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 
@@ -116,6 +116,37 @@ MODELS = {
         "regression", TRUMP, lambda: scaled(preprocessing.TargetStandardScaler(
             regressor=linear_model.LinearRegression()))),
     "one optimizer for two models": ("regression", TRUMP, shared_optimizer),
+    "RMSProp, quantile loss": (
+        "regression", TRUMP, lambda: scaled(linear_model.LinearRegression(
+            optimizer=optim.RMSProp(0.02), loss=optim.losses.Quantile(0.3)))),
+    "Bernoulli naive Bayes": (
+        "binary", PHISHING, lambda: preprocessing.Binarizer(threshold=0.4) | naive_bayes.BernoulliNB(alpha=0.5)),
+    "adaptive scaler": (
+        "regression", TRUMP, lambda: (
+            preprocessing.AdaptiveStandardScaler(fading_factor=0.5)
+            | linear_model.LinearRegression(optim.SGD(0.005)))),
+    "robust scaler": (
+        "regression", TRUMP, lambda: (
+            preprocessing.RobustScaler(q_inf=0.2) | linear_model.LinearRegression(optim.SGD(0.005)))),
+    "Bayesian regression": (
+        "regression", TRUMP, lambda: scaled(linear_model.BayesianLinearRegression(alpha=2, beta=0.5))),
+    "leveraging bagging": (
+        "binary", PHISHING, lambda: scaled(ensemble.LeveragingBaggingClassifier(
+            linear_model.LogisticRegression(), n_models=3, w=2, seed=42))),
+    "stacking": (
+        "binary", PHISHING, lambda: scaled(ensemble.StackingClassifier(
+            [linear_model.LogisticRegression(), linear_model.PAClassifier(mode=1, C=0.01)],
+            meta_classifier=linear_model.LogisticRegression()))),
+    "rules": (
+        "regression", TRUMP, lambda: scaled(rules.AMRules(n_min=20, drift_detector=drift.ADWIN()))),
+    "aggregated Mondrian forest": (
+        "multiclass", SEGMENTS, lambda: forest.AMFClassifier(n_estimators=3, seed=1)),
+    "codes for classes": (
+        "multiclass", SEGMENTS, lambda: scaled(multiclass.OutputCodeClassifier(
+            linear_model.LogisticRegression(), code_size=10, coding_method="random", seed=24))),
+    "stochastic gradient tree": (
+        "regression", TRUMP, lambda: scaled(tree.SGTRegressor(
+            delta=0.05, grace_period=10, feature_quantizer=tree.splitter.DynamicQuantizer()))),
 }
 
 

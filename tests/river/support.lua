@@ -47,7 +47,7 @@ function support.start_server(environment)
   end
   local ready = require("riverlua.json").decode(line)
   local server = {port = ready.port, url = ("http://127.0.0.1:%d"):format(ready.port), user = ready.user,
-    token = ready.token}
+    token = ready.token, pid = ready.pid, state = ready.state}
   function server.stop()
     if input then input:close() end
     input = nil

@@ -167,7 +167,7 @@ def endless(conn, request):
 def hold(conn, request):
     """Answers when the control listener releases `key`."""
     key, ledger = request.query.get("key", "hold"), conn.ledger
-    _wait_with(conn, ledger, key, lambda: ledger.released.get(key))
+    wait_with(conn, ledger, key, lambda: ledger.released.get(key))
     return conn.answer(request, 200, "released")
 
 
@@ -180,11 +180,11 @@ def barrier(conn, request):
         if ledger.waiting.get(key, 0) >= wanted:
             ledger.released[key] = True
         return ledger.released.get(key)
-    _wait_with(conn, ledger, key, complete)
+    wait_with(conn, ledger, key, complete)
     return conn.answer(request, 200, "together")
 
 
-def _wait_with(conn, ledger, key, until):
+def wait_with(conn, ledger, key, until):
     with ledger.changed:
         ledger.waiting[key] = ledger.waiting.get(key, 0) + 1
         ledger.changed.notify_all()
@@ -303,7 +303,7 @@ def raw(conn, request):
     for start in range(0, len(data), step):
         conn.send(data[start:start + step])
     if "late" in request.query:
-        _wait_with(conn, conn.ledger, key, lambda: conn.ledger.released.get(key))
+        wait_with(conn, conn.ledger, key, lambda: conn.ledger.released.get(key))
         conn.send(request.query["late"].encode("latin-1"))
     conn.ledger.count(key)
     end = request.query.get("end", "keep")

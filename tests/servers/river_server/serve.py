@@ -5,7 +5,8 @@
 Prints one JSON line when it is ready: {"port", "user", "token", "pid", "state"}. It stops cleanly, as after Ctrl-C,
 when its standard input closes, so a test that dies never leaves a server behind; without --state the folder is a
 temporary one that goes with it. The package's own switches are environment variables: DISABLE_AUTHENTICATION=false,
-GENERATE_IDENTIFIERS=false, VIEW_RATE_LIMIT_DISABLE=false, VIEW_RATE_LIMIT, STORAGE_BACKEND; ours are
+GENERATE_IDENTIFIERS=false, VIEW_RATE_LIMIT_DISABLE=false, VIEW_RATE_LIMIT, STORAGE_BACKEND; with
+STORAGE_BACKEND=redis a redis-server of its own is started, unless REDIS_PORT names one. Ours are
 RIVER_SERVER_DEBUG=1, RIVER_SERVER_PREFIX, RIVER_SERVER_TOKEN_SECONDS, RIVER_SERVER_NODELAY=1, RIVER_SERVER_VERBOSE=1.
 """
 
@@ -15,6 +16,8 @@ import json
 import logging
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -41,6 +44,26 @@ def import_lazily(name):
     spec.loader.exec_module(module)
     parent, _, child = name.rpartition(".")
     setattr(sys.modules[parent], child, module)
+
+
+def start_redis():
+    """A redis-server that keeps nothing, on a port that was free; None: not wanted."""
+    if os.environ.get("STORAGE_BACKEND") != "redis" or "REDIS_PORT" in os.environ:
+        return None
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        child = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        for line in child.stdout:
+            if "Ready to accept connections" in line:
+                # what it says later must not fill the pipe
+                threading.Thread(target=child.stdout.read, daemon=True).start()
+                os.environ.update(REDIS_HOST="127.0.0.1", REDIS_PORT=str(port))
+                return child
+        child.wait()  # somebody was quicker to take the port
+    raise SystemExit("redis-server does not start")
 
 
 def prepare_database(state):
@@ -113,7 +136,9 @@ def main():
     sys.path.insert(0, HERE)
     if os.environ.get("RIVER_SERVER_VERBOSE") != "1":
         logging.disable(logging.CRITICAL)  # tests provoke errors on purpose
+    redis = None
     try:
+        redis = start_redis()
         import scipy  # noqa: F401  (the parent of what is imported lazily)
 
         import_lazily("scipy.stats")
@@ -136,6 +161,9 @@ def main():
         server.server_close()
         close_storage()
     finally:
+        if redis:
+            redis.terminate()
+            redis.wait()
         if temporary:
             shutil.rmtree(state, ignore_errors=True)
 
