@@ -3,7 +3,7 @@
 --   riverlua examples/river_quickstart.lua                                      a River service in this process
 --   RIVER_ML_URL=http://localhost:8000 riverlua examples/river_quickstart.lua   a django-river-ml server
 --
--- Another data file may be named as the argument: a CSV with a header, numbers only, the target in `five_thirty_eight`.
+-- Another data file may be named as the argument: a CSV with a header, the target in `five_thirty_eight`.
 
 local chart = require "riverlua.chart"
 local json = require "riverlua.json"
@@ -15,33 +15,12 @@ local folder = arg[0]:match("^(.*/)") or "./"
 local address = os.getenv("RIVER_ML_URL") or ""
 if address == "" then address = "embedded:" end
 
--- Rows of a CSV file as {x = features, y = target}.
-local function read_samples(path)
-  local samples, names = {}, nil
-  for line in assert(io.open(path), "cannot read " .. path):lines() do
-    local x = {}
-    local column = 0
-    for cell in line:gmatch("[^,]+") do
-      column = column + 1
-      if names then x[names[column]] = assert(tonumber(cell), "not a number: " .. cell) else x[column] = cell end
-    end
-    if names then
-      local y = x[TARGET]
-      x[TARGET] = nil
-      samples[#samples + 1] = {x = x, y = y}
-    else
-      names = x
-    end
-  end
-  return samples
-end
-
 local function show(title, value)
   print(title)
   print("  " .. (type(value) == "string" and value or json.encode(value, {sort = true})))
 end
 
-local samples = read_samples(arg[1] or folder .. "data/trump_approval.csv")
+local samples = river.datasets.csv(arg[1] or folder .. "data/trump_approval.csv", {target = TARGET}):collect()
 local cli <close> = river.Client(address)
 show("The server", cli:info())
 
