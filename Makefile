@@ -187,7 +187,7 @@ fuzz:            ## run every fuzz target for FUZZ_SECONDS (needs clang)
 .PHONY: fuzz-targets
 fuzz-targets: $(FUZZ_TARGETS:%=$(BUILD)/%)
 
-$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libriverlua.a
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libriverlua.a
 	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS)
 
 .PHONY: bench

@@ -2,26 +2,9 @@
 -- Prints "start" and "end <CPU seconds>" around the work, which repeats the samples as often as asked for.
 
 local river = require "river"
+local support = dofile("tests/river_embedded/support.lua")
 
 local kind, count = arg[1], math.tointeger(tonumber(arg[2] or "20000"))
-
-local function trump()
-  local samples, names = {}, nil
-  for line in io.lines("examples/data/trump_approval.csv") do
-    local fields = {}
-    for field in line:gmatch("[^,\r]+") do fields[#fields + 1] = field end
-    if not names then
-      names = fields
-    else
-      local x = {}
-      for i, name in ipairs(names) do x[name] = tonumber(fields[i]) end
-      local y = x.five_thirty_eight + 0.0
-      x.five_thirty_eight = nil
-      samples[#samples + 1] = {x, y}
-    end
-  end
-  return samples
-end
 
 -- Clusters around the corners of a cube, the same in embedded_pairs.py: a tree splits on them.
 local function clusters()
@@ -43,7 +26,7 @@ local function clusters()
 end
 
 local KINDS = {
-  linear = {"regression", trump, function()
+  linear = {"regression", support.trump, function()
     return river.preprocessing.StandardScaler() | river.linear_model.LinearRegression()
   end},
   tree = {"multiclass", clusters, function() return river.tree.HoeffdingTreeClassifier() end},

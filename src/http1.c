@@ -25,7 +25,7 @@ static void body_too_large(rvl_http1 *a) {
 void rvl_http1_begin(rvl_http1 *a, bool no_body, size_t max_head, size_t max_body) {
   a->state = RVL_HTTP1_HEAD;
   a->error = NULL;
-  a->chunked = a->keep_alive = false;
+  a->chunked = a->keep_alive = a->closes = false;
   a->limit = 0;
   a->no_body = no_body;
   a->minor = a->status = 0;
@@ -141,7 +141,8 @@ static void begin_body(rvl_http1 *a) {
   }
   bool doubtful = f.bad_length || f.other_coding || f.folded;
   bool two_framings = f.chunked && (f.has_length || a->minor == 0);   /* RFC 9112, 6.1: not to be trusted */
-  a->keep_alive = !f.close && (a->minor >= 1 || f.keep_alive) && !doubtful && !two_framings;
+  a->closes = f.close || (a->minor == 0 && !f.keep_alive);
+  a->keep_alive = !a->closes && !doubtful && !two_framings;
   if (a->status == 101) {
     bad(a, "the server switched to a protocol that was not asked for");
   } else if (a->no_body || a->status == 204 || a->status == 304) {

@@ -26,6 +26,7 @@ typedef struct rvl_http1 {
   size_t limit;           /* when BAD because a limit was passed: that limit; else 0 */
   bool no_body;           /* the answer to HEAD */
   bool keep_alive;        /* the connection can be used again */
+  bool closes;            /* the server has said that this is its last answer */
   bool chunked;
   int minor;              /* HTTP/1.minor */
   int status;

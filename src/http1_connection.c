@@ -357,8 +357,8 @@ static bool complete(rvl_http1_connection *c, bool more_came) {
   c->last_used = t->heard;
   c->reused = true;
   if (!a->keep_alive || unsent || (c->transfer == NULL && (more_came || c->broken))) {
-    /* RFC 9112, 9.6: what came behind a request answered with "close" is not looked at */
-    close_after(c, !a->keep_alive && !unsent && !c->ended && !c->broken);
+    /* RFC 9112, 9.6: what came behind a request answered with "close" is not looked at, however the connection ends */
+    close_after(c, a->closes);
   } else {
     if (c->pipeline != NULL) c->pipeline->proven = true;
     goes_on = c->transfer != NULL;

@@ -15,6 +15,7 @@
 #define RETRY_SECONDS 0.1     /* no descriptor is free: one may be closed by somebody else */
 #define FINISH_SECONDS 2      /* what a client gets to take the last answer */
 #define KEPT_ROOM (64u * 1024u)
+#define SMALL_BODY (64u * 1024u)   /* bodies up to this are read without asking, and not counted */
 
 /* Seconds; 0: no limit. */
 typedef struct limits {
@@ -33,6 +34,8 @@ typedef struct listener_box {
   rvl_signal changed;
   wait_count waiting;
   limits limits;
+  size_t bodies, max_bodies;   /* bytes of large bodies that are in memory, or with a handler */
+  bool announces;              /* whether requests with a large body are handed over before it is read */
 } listener_box;
 
 typedef enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY } phase;
@@ -41,10 +44,12 @@ typedef struct connection_box {
   rvl_connection connection;   /* first: notify gets only this */
   rvl_signal changed;
   wait_count waiting;
-  const limits *limits;        /* the listener's, which the user value keeps */
+  listener_box *owner;         /* the user value keeps it */
   rvl_http1_request request;
   phase phase;
   bool reading;                /* a request has been begun and not been handed over */
+  bool announced;              /* its head has been handed over */
+  size_t counted;              /* its part of the listener's `bodies` */
   uint64_t due;                /* when the phase must be over; 0: never */
 } connection_box;
 
@@ -106,7 +111,8 @@ static int raise_unlistenable(lua_State *L, const char *host, unsigned port, int
 
 /*
 ** listen{host=, port=, backlog=, max_connections=, idle_timeout=, head_timeout=, body_timeout=, write_timeout=,
-** max_target=, max_head=, max_headers=, max_body=}; all sizes are wanted, seconds may be left out: no limit
+** max_target=, max_head=, max_headers=, max_body=, max_bodies=, announces=}; all sizes are wanted, seconds may be left
+** out: no limit
 */
 static int listen_new(lua_State *L) {
   rvl_runtime *rt = rvl_upvalue_runtime(L);
@@ -132,6 +138,10 @@ static int listen_new(lua_State *L) {
       .sizes = {.target = size_field(L, "max_target"), .head = size_field(L, "max_head"),
                 .headers = size_field(L, "max_headers"), .body = size_field(L, "max_body")},
   };
+  box->max_bodies = size_field(L, "max_bodies");
+  lua_getfield(L, 1, "announces");
+  box->announces = lua_toboolean(L, -1);
+  lua_pop(L, 1);
   luaL_setmetatable(L, LISTENER);
   int err = rvl_listener_open(&box->listener, loop, host, (unsigned)port, backlog < 4096 ? (int)backlog : 4096);
   return err == 0 ? 1 : raise_unlistenable(L, host, (unsigned)port, err);
@@ -175,7 +185,7 @@ static int accept_k(lua_State *L, int status, lua_KContext ctx) {
     memset(c, 0, sizeof *c);
     c->connection.socket.fd = -1;
     c->waiting.rt = box->waiting.rt;
-    c->limits = &box->limits;
+    c->owner = box;
     luaL_setmetatable(L, CONNECTION);
     lua_pushvalue(L, 1);
     lua_setiuservalue(L, 2, 1);
@@ -200,11 +210,23 @@ static int listener_accept(lua_State *L) {
 
 /* ---- requests ----------------------------------------------------------------------------------------------- */
 
+/* A large body counts until the next request: a handler may still have it. */
+static void count_body(connection_box *box, size_t length) {
+  size_t counts = length > SMALL_BODY ? length : 0;
+  box->owner->bodies += counts - box->counted;
+  box->counted = counts;
+}
+
+static void free_request(connection_box *box) {
+  rvl_http1_request_free(&box->request);
+  count_body(box, 0);
+}
+
 static void begin_request(connection_box *box) {
-  rvl_http1_request *r = &box->request;
-  if (r->body.room > KEPT_ROOM) rvl_bytes_free(&r->body);
-  rvl_http1_request_begin(r, &box->limits->sizes);
+  count_body(box, 0);
+  rvl_http1_request_begin(&box->request, &box->owner->limits.sizes);
   box->reading = true;
+  box->announced = false;
   box->phase = PHASE_IDLE;
   box->due = 0;
 }
@@ -214,13 +236,14 @@ static void update_phase(connection_box *box) {
   const rvl_http1_request *r = &box->request;
   phase now = rvl_http1_request_is_fresh(r) ? PHASE_IDLE : r->state < RVL_HTTP1_REQUEST_BODY ? PHASE_HEAD : PHASE_BODY;
   if (now == box->phase && box->due != 0) return;
-  const limits *l = box->limits;
+  const limits *l = &box->owner->limits;
   box->phase = now;
   box->due = due_in(now == PHASE_IDLE ? l->idle : now == PHASE_HEAD ? l->head : l->body);
 }
 
 static int push_refusal(lua_State *L, connection_box *box, int status, const char *error) {
   box->reading = false;
+  free_request(box);
   lua_pushnil(L);
   if (status == 0) return 1;
   lua_pushinteger(L, status);
@@ -228,19 +251,24 @@ static int push_refusal(lua_State *L, connection_box *box, int status, const cha
   return 3;
 }
 
+/* The request, or its head when the body is still to come. */
 static int push_request(lua_State *L, connection_box *box) {
   rvl_http1_request *r = &box->request;
   const char *head = r->head.data;
-  box->reading = false;
+  bool whole = r->state == RVL_HTTP1_REQUEST_DONE;
   lua_pushlstring(L, head, r->method_length);
   lua_pushlstring(L, head + r->target, r->target_length);
-  if (r->has_body) lua_pushlstring(L, r->body.data, r->body.length);
+  if (whole && r->has_body) lua_pushlstring(L, r->body.data, r->body.length);
   else lua_pushnil(L);
   lua_pushlstring(L, head + r->headers, r->headers_length);
   lua_pushboolean(L, r->keep_alive);
   lua_pushinteger(L, r->minor);
   lua_pushboolean(L, rvl_connection_available(&box->connection) > 0);
-  return 7;
+  lua_pushboolean(L, whole);
+  box->reading = !whole;
+  box->announced = true;
+  if (whole && r->body.room > KEPT_ROOM) rvl_bytes_free(&r->body);
+  return 8;
 }
 
 static bool feed(connection_box *box) {
@@ -249,7 +277,16 @@ static bool feed(connection_box *box) {
   if (available == 0) return true;
   bool ok = rvl_http1_request_feed(&box->request, c->in.data + c->taken, available, &taken);
   rvl_connection_take(c, taken);
+  count_body(box, box->request.body.length);
   return ok;
+}
+
+/* Whether somebody wants to see the head before the rest of a large body is read. */
+static bool is_to_be_announced(const connection_box *box) {
+  const rvl_http1_request *r = &box->request;
+  if (!box->owner->announces || box->announced || r->state < RVL_HTTP1_REQUEST_BODY) return false;
+  bool counts = r->state == RVL_HTTP1_REQUEST_BODY || r->state == RVL_HTTP1_REQUEST_CHUNK;
+  return r->body.length + (counts ? r->remaining : 0) > SMALL_BODY;
 }
 
 static int request_k(lua_State *L, int status, lua_KContext ctx) {
@@ -258,8 +295,10 @@ static int request_k(lua_State *L, int status, lua_KContext ctx) {
   rvl_http1_request *r = &box->request;
   bool late = status == LUA_YIELD && waited(L, &box->waiting) == RVL_WOKEN_TIMER;
   if (!feed(box)) return luaL_error(L, "not enough memory");
-  if (r->state == RVL_HTTP1_REQUEST_DONE) return push_request(L, box);
   if (r->state == RVL_HTTP1_REQUEST_BAD) return push_refusal(L, box, r->status, r->error);
+  if (box->counted > 0 && box->owner->bodies > box->owner->max_bodies)
+    return push_refusal(L, box, 503, "too many large requests at once");
+  if (r->state == RVL_HTTP1_REQUEST_DONE || is_to_be_announced(box)) return push_request(L, box);
   if (c->ended) return push_refusal(L, box, 0, NULL);
   if (late && box->due != 0 && rvl_now() >= box->due)
     return push_refusal(L, box, box->phase == PHASE_IDLE ? 0 : 408, "the request did not come in time");
@@ -276,7 +315,8 @@ static int request_k(lua_State *L, int status, lua_KContext ctx) {
 
 /*
 ** next_request() → method, target, body (nil: none), header lines, whether another request may follow, minor version,
-** whether it has begun to come;
+** whether it has begun to come, true;
+** the same with false at the end: a large body is still to come, the next call goes on with it;
 ** nil: the client has gone, or was idle for too long;
 ** nil, status, message: what came is no request and shall be refused so
 */
@@ -326,7 +366,7 @@ static int connection_read(lua_State *L) {
 static int write_k(lua_State *L, int status, lua_KContext ctx) {
   connection_box *box = (connection_box *)ctx;
   rvl_connection *c = &box->connection;
-  lua_Number limit = box->limits->write;
+  lua_Number limit = box->owner->limits.write;
   uint64_t due = limit > 0 && limit < 9e9 ? c->progress + (uint64_t)(limit * 1e9) : 0;
   bool late = status == LUA_YIELD && waited(L, &box->waiting) == RVL_WOKEN_TIMER;
   if (late && due != 0 && rvl_now() >= due) rvl_connection_close(c);   /* the client does not read */
@@ -380,14 +420,15 @@ static int finish_k(lua_State *L, int status, lua_KContext ctx) {
 }
 
 /*
-** finish(): ends the connection so that the client gets what was written: closing it while the client still sends
-** would make its system throw that away
+** finish([seconds]): ends the connection so that the client gets what was written: closing it while the client still
+** sends would make its system throw that away. It has so long to take it (default: 2 s).
 */
 static int connection_finish(lua_State *L) {
   connection_box *box = check_connection(L);
   if (box->connection.socket.fd < 0) return 0;
   rvl_runtime_loop(L, box->waiting.rt);
-  box->due = due_in(FINISH_SECONDS);
+  free_request(box);
+  box->due = due_in(luaL_optnumber(L, 2, FINISH_SECONDS));
   rvl_connection_finish(&box->connection);
   return finish_k(L, LUA_OK, (lua_KContext)box);
 }
@@ -403,6 +444,7 @@ static int connection_address(lua_State *L) {
 static int connection_close(lua_State *L) {
   connection_box *box = check_connection(L);
   rvl_connection_close(&box->connection);
+  free_request(box);
   rvl_signal_fire(&box->changed);
   return 0;
 }
@@ -410,7 +452,7 @@ static int connection_close(lua_State *L) {
 static int connection_gc(lua_State *L) {
   connection_box *box = check_connection(L);
   rvl_connection_close(&box->connection);
-  rvl_http1_request_free(&box->request);
+  free_request(box);
   rvl_signal_detach(&box->changed);
   forget_waiting(&box->waiting);
   return 0;

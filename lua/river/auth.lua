@@ -308,12 +308,13 @@ local function authorized_headers(state, source)
 end
 
 local function missing(state)
-  local what = state.user == nil and state.secret == nil and "user and token" or state.user == nil and "user" or "token"
+  local what = state.user == nil and state.secret == nil and "they are" or state.user == nil and "the user is"
+    or "the token is"
   if state.withheld then
     return {code = "credentials_withheld", message = "the server moved and wants user and token, which stay behind",
       hint = ("if %s may have them, list it in the option auth_hosts"):format(state.base_origin)}
   end
-  return {code = "credentials_missing", message = ("the server wants a user and token, and the %s is not set")
+  return {code = "credentials_missing", message = ("the server wants a user and token, and %s not set")
     :format(what), hint = "set RIVER_ML_USER and RIVER_ML_TOKEN, or the options user and token of river.Client"}
 end
 

@@ -8,7 +8,8 @@
 -- While the server cannot be reached they wait, for `patience` seconds, and are then given up. One that is given up
 -- or refused is reported: to `on_error(entry)`, else by `flush` or `close`, else by the failure of the task that sent
 -- it, which the end of the script shows. At the end of the script (or of the block, see above) the rest is sent; when
--- that end is an error or Ctrl-C it is not, and a line on the standard error stream (or `on_error`) says so.
+-- that end is an error or Ctrl-C it is not, and a line on the standard error stream (or `on_error`) says so. What was
+-- on its way then may have been learned: its entries have `uncertain = true`.
 --
 -- Options: `capacity` (most samples that wait, default 1000), `when_full` ("block": learn waits, the default;
 -- "drop_oldest", "drop_new", "error": learn raises kind "limit"), `on_error(entry)` with the fields `model`, `x`, `y`,
@@ -27,8 +28,10 @@ local MOST_ERRORS = 100
 
 ---@class river.Background
 local Background = {}
-Background.__index = Background
 Background.__name = "river.Background"
+
+local UNSET = {on_error = true, number = true, reached = true, deadline = true, flushing = true, closed = true}
+Background.__index = require("river.check").methods("river.Background", Background, UNSET)
 
 --- `client:background(options)`; see above.
 ---@param client river.Client
@@ -77,19 +80,25 @@ end
 
 -- ------------------------------------------------------------------------------------------------------- sending
 
-local function report(self, model, body, y, err, uncertain)
+local function report(self, model, item, err, uncertain)
   self.failed = self.failed + 1
-  local ok, request = pcall(json.decode, body)
-  local entry = {model = model, x = ok and request.features or nil, y = y, error = err, uncertain = uncertain}
-  if self.on_error then return self.on_error(entry) end
   local unreported = self.unreported
-  unreported.count = (unreported.count or 0) + 1
-  if #unreported < MOST_ERRORS then unreported[#unreported + 1] = entry end
+  if not self.on_error then
+    unreported.count = (unreported.count or 0) + 1
+    if uncertain then unreported.uncertain = (unreported.uncertain or 0) + 1 end
+    if #unreported >= MOST_ERRORS then return end
+  end
+  local ok, request = pcall(json.decode, item.body)
+  local entry = {model = model, x = ok and request.features or nil, y = item.y, error = err, uncertain = uncertain}
+  if self.on_error then return self.on_error(entry) end
+  unreported[#unreported + 1] = entry
 end
 
--- Sends what waits for one model; false when the server could not be reached.
+-- Sends what waits for one model; false when the server could not be reached. As long as something waits it does not
+-- end, so nothing may be kept of what has been learned.
 local function send_waiting(self, model, queue)
   local batch, taken, unsent = require "river.batch", {}, {}
+  queue.taken = taken
   local index = 0
   local function following()
     if queue.first > queue.last then return nil end
@@ -107,15 +116,15 @@ local function send_waiting(self, model, queue)
   end
   local ok, result = pcall(batch.learn_prepared, self.client, model, following, {
     on_error = function(entry)
-      local item = gone(entry.index)
-      report(self, model, item.body, item.y, entry.error, entry.uncertain)
+      report(self, model, gone(entry.index), entry.error, entry.uncertain)
+    end,
+    on_learned = function(position)
+      gone(position)
+      self.learned = self.learned + 1
+      self.reached = core.now()
     end,
     on_unsent = function(position) unsent[#unsent + 1] = gone(position) end,
   })
-  local done = ok and result.done or errors.is(result) and result.report and result.report.done or 0
-  self.learned = self.learned + done
-  if ok or done > 0 then self.reached = core.now() end
-  self.sending = self.sending - done
   -- back to the front, in order
   for position = #unsent, 1, -1 do
     queue.first = queue.first - 1
@@ -127,9 +136,35 @@ local function send_waiting(self, model, queue)
 end
 
 local function give_up(self, model, queue, err)
-  while queue.first <= queue.last do
-    local item = take(self, queue)
-    report(self, model, item.body, item.y, err)
+  while queue.first <= queue.last do report(self, model, take(self, queue), err) end
+end
+
+-- Reports what was on its way when its worker ended.
+local function lose(self, model, queue, err)
+  local taken, positions = queue.taken or {}, {}
+  queue.taken = nil
+  for position in pairs(taken) do positions[#positions + 1] = position end
+  table.sort(positions)
+  self.sending = self.sending - #positions
+  for _, position in ipairs(positions) do report(self, model, taken[position], err, true) end
+end
+
+local function say_left(waiting, sending)
+  io.stderr:write(("riverlua: %d %s of the background learner %s not sent%s\n"):format(waiting,
+    waiting == 1 and "sample" or "samples", waiting == 1 and "was" or "were",
+    sending > 0 and ("; %d that were on their way may have been learned"):format(sending) or ""))
+end
+
+-- The end without sending; there are no workers any more. `quiet`: the error says it.
+local function abandon(self, failure, quiet)
+  local waiting, sending = self.waiting, self.sending
+  if waiting + sending == 0 then return end
+  local queues = self.queues
+  self.queues = {}
+  if not self.on_error and not quiet then say_left(waiting, sending) end
+  for model, queue in pairs(queues) do
+    lose(self, model, queue, failure)
+    give_up(self, model, queue, failure)
   end
 end
 
@@ -155,22 +190,27 @@ end
 local function summary(self)
   local unreported = self.unreported
   self.unreported = {}
-  local first = unreported[1]
-  local uncertain = 0
-  for _, entry in ipairs(unreported) do uncertain = uncertain + (entry.uncertain and 1 or 0) end
+  local first, uncertain = unreported[1], unreported.uncertain or 0
   return errors.new{kind = errors.is(first.error) and first.error.kind or "model", cause = first.error,
-    failures = unreported, message = ("background: %d learns failed%s; the first, of '%s': %s"):format(unreported.count,
+    failures = unreported, message = ("background: %d %s failed%s; the first, of '%s': %s"):format(unreported.count,
+      unreported.count == 1 and "learn" or "learns",
       uncertain > 0 and (", %d of them may have been done"):format(uncertain) or "", first.model,
       errors.is(first.error) and first.error.message or tostring(first.error)),
     hint = "the field `failures` lists them; on_error gets them as they happen"}
 end
 
 local function worker(self, model, queue)
-  local _ <close> = setmetatable({}, {__close = function()
-    self.ended[#self.ended + 1] = self.workers[model]
+  local _ <close> = setmetatable({}, {__close = function(_, err)
+    if err ~= nil and #self.ended < MOST_ERRORS then self.ended[#self.ended + 1] = self.workers[model] end
     self.workers[model] = nil
-    self.queues[model] = queue.first <= queue.last and queue or nil
+    local stopped = errors.is(err, "cancelled") or errors.is(err, "interrupted")
+    if queue.first > queue.last and not next(queue.taken or {}) then self.queues[model] = nil end
     self.moved:fire()
+    if err ~= nil and not stopped then
+      pcall(lose, self, model, queue, err)   -- on_error itself may be what fails
+    elseif stopped and not self.closed and not next(self.workers) then
+      abandon(self, err)   -- Ctrl-C, or the end of a script that failed
+    end
   end})
   work(self, model, queue)
   -- seen by nobody unless flush or close comes
@@ -260,13 +300,13 @@ function Background:flush(seconds)
 end
 
 local function stop_workers(self)
-  local left = self.waiting + self.sending
-  for _, task in pairs(self.workers) do
+  while next(self.workers) do
+    local model, task = next(self.workers)
     task:cancel("the background learner was closed")
     task:join()
+    self.workers[model] = nil   -- one that had not begun
   end
   observe(self)
-  return left
 end
 
 --- Sends what is left, for at most the `drain` seconds of the options, and ends; then as `flush`. Closing twice does
@@ -277,7 +317,10 @@ function Background:close()
   self.deadline = core.now() + self.drain
   self.moved:fire()
   local ok, err = pcall(self.flush, self, self.drain)
-  if next(self.workers) then stop_workers(self) end
+  if next(self.workers) then
+    stop_workers(self)
+    abandon(self, err, true)
+  end
   if not ok then error(err, 0) end
 end
 
@@ -285,14 +328,13 @@ function Background:__close(failure)
   if failure == nil then return self:close() end
   if self.closed then return end
   self.closed = true
-  local left = stop_workers(self)
-  if left == 0 then return end
-  if self.on_error then
-    for model, queue in pairs(self.queues) do give_up(self, model, queue, failure) end
-  else
-    -- the error's own words have been taken already
-    io.stderr:write(("riverlua: %d samples of the background learner were not sent\n"):format(left))
-  end
+  stop_workers(self)
+  abandon(self, failure)
+end
+
+-- A learner that was cut off before its worker began.
+function Background:__gc()
+  if not self.closed and self.waiting + self.sending > 0 then say_left(self.waiting, self.sending) end
 end
 
 return background

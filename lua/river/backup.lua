@@ -31,7 +31,11 @@ end
 ---@param bytes string
 function backup.write_file(where, path, bytes)
   local ok, problem = folder_files.replace(path, bytes)
-  if not ok then fail(("%s: cannot write: %s"):format(where, problem), "is the folder there, and writable?") end
+  if ok then return end
+  -- the file that is written first is nobody's business
+  local part = path .. ".part"
+  if problem:sub(1, #part) == part then problem = path .. problem:sub(#part + 1) end
+  fail(("%s: cannot write: %s"):format(where, problem), "is the folder there, and writable?")
 end
 
 local function read_file(where, path, hint)
@@ -92,6 +96,7 @@ end
 function backup.backup(client, folder, options)
   errors.expect("backup", "folder", folder, "string")
   options = read_options("backup", options, {models = true, flavors = true, flavor = true})
+  if options.models ~= nil then errors.expect("backup", "models", options.models, "table") end
   local names = options.models or client:models().models
   local info = client:info()
   local made, problem = folder_files.make(folder)
@@ -152,6 +157,7 @@ end
 function backup.restore(client, folder, options)
   errors.expect("restore", "folder", folder, "string")
   options = read_options("restore", options, {models = true, flavors = true, flavor = true, replace = true})
+  if options.models ~= nil then errors.expect("restore", "models", options.models, "table") end
   local list = chosen(read_manifest(folder), options.models)
   local unknown, there, flavors = {}, {}, {}
   if not options.replace then
@@ -234,7 +240,10 @@ function Checkpoints:close()
   local watchers = self.client._watches[self.model]
   watchers.list[self] = nil
   if next(watchers.list) == nil then self.client._watches[self.model] = nil end
-  if self.learned > 0 and self.client._transport then self:now() end
+  if self.learned == 0 or not self.client._transport then return end
+  local ok, problem = pcall(self.now, self)
+  -- a model that was deleted meanwhile needs no checkpoint any more
+  if not ok and not errors.is(problem, "not_found") then error(problem, 0) end
 end
 
 Checkpoints.__close = Checkpoints.close

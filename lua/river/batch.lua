@@ -8,7 +8,8 @@
 -- without waiting for the answers, once the server has shown that it keeps connections open; where it does not, or
 -- where that cannot be done (https, proxies), one at a time.
 --
--- A sample that cannot be sent or that the model refuses is an entry in `report.errors`, and the others go on. What
+-- A sample that cannot be sent or that the model refuses is an entry in `report.errors`, and the others go on; entries
+-- and calls of the functions below come in the order of the samples. What
 -- concerns all of them (no such model, no connection, refused credentials) is raised; the error then has the fields
 -- `index` and `report`. A learn that was on its way when a connection was lost is not repeated, because the server may
 -- have done it: its entry has `uncertain = true`.
@@ -29,6 +30,14 @@ local batch = {}
 ---@field errors {index: integer, error: any, uncertain: boolean|nil}[] the first 1,000
 ---@field uncertain integer how many learns the server may have done or not
 ---@field answers river.Answer[]|nil of predict_many; `answers[i]` is false where the i-th sample failed
+local Report = {}
+Report.__name = "river.BatchReport"
+
+--- "98 done, 2 failed (1 of them may have been done)".
+function Report:__tostring()
+  return ("%d done, %d failed%s"):format(self.done, self.failed, self.uncertain > 0
+    and (" (%d of them may have been done)"):format(self.uncertain) or "")
+end
 
 local WINDOW, WINDOW_BYTES = 64, 512 * 1024
 local MOST_ERRORS = 1000
@@ -167,13 +176,15 @@ end
 local function collect(self)
   local _ <close> = setmetatable({}, {__close = function()
     self.collector = nil
-    for i = self.first, self.last do self[i].transfer:close() end
+    for i = self.first, self.last do
+      if self[i].transfer then self[i].transfer:close() end
+    end
     give_turn(self)
     self.moved:fire()
   end})
   while self.first <= self.last do
     local item = self[self.first]
-    item.res, item.err, item.sent = item.wait()
+    if item.wait then item.res, item.err, item.sent = item.wait() end
     self[self.first] = nil
     self.first = self.first + 1
     self.bytes = self.bytes - item.size
@@ -187,22 +198,30 @@ local function was_refused(self, res)
   return res.status == 401 or res.status == 429 or res.status == 503 and (self.safe or res.headers["retry-after"])
 end
 
+-- Reports what has come of an item; false when it is to be sent (again).
+local function conclude(self, item)
+  local res = item.res
+  if res and not was_refused(self, res) then
+    settle(self, item, res)
+  elseif item.unfit then
+    fail_item(self, item.index, item.unfit)
+  elseif not res and item.sent and not self.safe then
+    -- not repeated: the server may have done it
+    fail_item(self, item.index, item.err, true)
+  else
+    return false
+  end
+  return true
+end
+
 -- Deals with the answers that have come, in the samples' own task: what it calls may call the client.
 local function deal(self)
   while self.arrived[1] do
     local arrived = self.arrived
     self.arrived = {}
     for position, item in ipairs(arrived) do
-      local res = item.res
-      if res and not was_refused(self, res) then
-        settle(self, item, res)
-      elseif not res and item.sent and not self.safe then
-        -- not repeated: the server may have done it
-        fail_item(self, item.index, item.err, true)
-      else
-        -- and those behind it follow, in order
-        self.again[#self.again + 1] = item
-      end
+      -- those behind one that is sent again are reported after it
+      if self.again[1] or not conclude(self, item) then self.again[#self.again + 1] = item end
       if self.progress and position % 16 == 0 then self.progress:update(self.report) end
     end
   end
@@ -221,9 +240,11 @@ local function drain(self, item)
   self.again = {}
   again[#again + 1] = item
   local stopped = self.stopped
-  for position, one in ipairs(again) do
-    if not self.stopped then
-      if position == #again and item then break end   -- not one to be sent again
+  for _, one in ipairs(again) do
+    if conclude(self, one) then
+      stopped = self.stopped
+    elseif not stopped then
+      if one == item then break end   -- not one to be sent again
       send_alone(self, one)
       stopped = self.stopped
     elseif self.on_unsent then
@@ -235,12 +256,16 @@ local function drain(self, item)
   if stopped then error(stopped[1], 0) end
 end
 
-local function send_behind(self, item)
-  if not self.turn then self.turn = turns.take(self.client, self.model) end
-  item.wait, item.transfer, item.size = self.pipeline:send(item.req)
+local function line_up(self, item)
   self.bytes = self.bytes + item.size
   self.last = self.last + 1
   self[self.last] = item
+end
+
+local function send_behind(self, item)
+  if not self.turn then self.turn = turns.take(self.client, self.model) end
+  item.wait, item.transfer, item.size = self.pipeline:send(item.req)
+  line_up(self, item)
   if not self.collector then self.collector = core.spawn(collect, self) end
 end
 
@@ -265,6 +290,22 @@ local function submit(self, item)
   send_behind(self, item)
 end
 
+-- A sample that cannot be sent has its place in the row, so that errors come in order.
+local function refuse(self, item)
+  deal(self)
+  while self.collector and under_way(self) >= self.window do
+    self.moved:wait()
+    deal(self)
+  end
+  if self.collector and not self.stop_on_error then
+    line_up(self, item)
+  else
+    drain(self)
+    conclude(self, item)
+  end
+  if self.stopped then drain(self) end
+end
+
 function Batch:__close()
   if self.collector then self.collector:cancel("the batch was left")   -- it closes the transfers
   else give_turn(self) end
@@ -287,9 +328,7 @@ local function run(self, source, make)
     if ok then
       submit(self, {index = index, req = req, y = y})
     elseif is_of_a_sample(req) then
-      deal(self)
-      fail_item(self, index, req)
-      if self.stopped then drain(self) end
+      refuse(self, {index = index, unfit = req, size = 0})
     else
       error(req, 0)
     end
@@ -322,10 +361,18 @@ local function new_batch(where, client, model, source, options)
     client = client, model = model, window = window, closing = closing,
     stop_on_error = options.stop_on_error, on_error = options.on_error,
     first = 1, last = 0, bytes = 0, arrived = {}, again = {}, moved = core.signal(),
-    report = {done = 0, failed = 0, uncertain = 0, errors = {}},
+    report = setmetatable({done = 0, failed = 0, uncertain = 0, errors = {}}, Report),
     progress = open_progress(where, options.progress, total),
   }, Batch)
   return self, following
+end
+
+-- Whatever is wrong with a sample that is no table, that is the reason. (A text alone may be one, for a text model.)
+local function check_sample(x, y, err)
+  if type(x) == "table" or y ~= nil then error(err, 0) end
+  local got = type(x) == "userdata" and "null" or errors.with_article(type(x))
+  errors.raise{kind = "argument", message = "learn_many: a sample is a table, got " .. got,
+    hint = "{x, y} or {x = …, y = …}; an iterator gives x, y"}
 end
 
 --- `client:learn_many(model, samples, options)`; see above.
@@ -341,29 +388,33 @@ function batch.learn_many(client, model, source, options)
   function self.finish(item) internal.note_learned(client, model, item.y) end
   return run(self, following, function(x, y)
     -- where others had one, a missing label is a mistake even if nothing is known about the model
-    local body
+    local ok, body
     if y == nil and not labelled then
-      body = internal.learn_body(client, model, x)
+      ok, body = pcall(internal.learn_body, client, model, x)
     else
       labelled = true
-      body = internal.learn_body(client, model, x, y)
+      ok, body = pcall(internal.learn_body, client, model, x, y)
     end
+    if not ok then check_sample(x, y, body) end
     return internal.learn_request(client, body)
   end)
 end
 
---- Teaches a model from requests that are ready: `source` gives the JSON of each and its label. `on_unsent(index)`
---- gets those that were not sent when an error ended the batch.
+--- Teaches a model from requests that are ready: `source` gives the JSON of each and its label. `on_learned(index)` is
+--- told of each that was learned, `on_unsent(index)` of those that were not sent when an error ended the batch.
 ---@param client river.Client
 ---@param model string
 ---@param source fun(): string|nil, any
----@param options table on_error and on_unsent
+---@param options table on_error, on_learned and on_unsent
 ---@return river.BatchReport
 function batch.learn_prepared(client, model, source, options)
   local self <close> = new_batch("learn_many", client, model, source, {on_error = options.on_error})
   local internal = client._internal
   function self.read(req, res) return internal.read_learned(client, model, req, res) end
-  function self.finish(item) internal.note_learned(client, model, item.y) end
+  function self.finish(item)
+    internal.note_learned(client, model, item.y)
+    options.on_learned(item.index)
+  end
   function self.on_unsent(item) options.on_unsent(item.index) end
   return run(self, source, function(body)
     local req = internal.learn_request(client)

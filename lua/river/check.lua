@@ -82,6 +82,24 @@ function check.label(where, name, value)
   check_nested(where, "the " .. name, value, 1)
 end
 
+--- The `__index` of a class whose misspelt methods say so instead of "attempt to call a nil value".
+---@param class string its name, for the message
+---@param methods table
+---@param unset table<string, true> fields that an object may have or not
+---@return fun(object: table, name: any): any
+function check.methods(class, methods, unset)
+  return function(_, name)
+    local method = methods[name]
+    if method ~= nil or unset[name] or type(name) ~= "string" or name:find("^_") then return method end
+    local callable = {}
+    for known in pairs(methods) do
+      if not known:find("^_") then callable[#callable + 1] = known end
+    end
+    local near = errors.suggest(name, callable)
+    fail(("%s has no '%s'"):format(errors.with_article(class), name), near and ("did you mean '%s'?"):format(near))
+  end
+end
+
 --- Checks a model's name.
 ---@param where string
 ---@param name any

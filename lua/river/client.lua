@@ -228,6 +228,8 @@ local function upload_request(self, given, flavor, allow)
   local req = {method = "POST", headers = BYTES_HEADERS}
   if type(given) == "string" then
     req.body = given:byte(1) == 0x80 and given or read_pickle(given)
+    local snapshot = not self._transport.embedded and require "river.embedded.snapshot"
+    if snapshot and snapshot.is(req.body) then snapshot.check_server(self:info()) end
     return req
   elseif not model_module.is_node(given) then
     local class = model_module.dotted_name(given)
@@ -260,8 +262,9 @@ function Client:upload_model(model, flavor, name)
   if not self._transport then closed(self) end
   if not FLAVORS[flavor] then
     local near = type(flavor) == "string" and errors.suggest(flavor, FLAVORS)
-    fail(("upload_model: %s is not a flavor"):format(type(flavor) == "string" and "'" .. flavor .. "'" or
-      flavor == nil and "nothing" or "a " .. type(flavor)), near and ("did you mean '%s'?"):format(near)
+    fail(flavor == nil and "upload_model: the flavor is missing" or ("upload_model: %s is not a flavor"):format(
+      type(flavor) == "string" and "'" .. flavor .. "'" or "a " .. type(flavor)),
+      near and ("did you mean '%s'?"):format(near)
       or "flavors: regression, binary, multiclass, cluster, neighbor, custom")
   end
   local req = upload_request(self, model, flavor, allow)
@@ -304,7 +307,7 @@ local function missing_label(self, name)
       or "a misspelt field? To learn without label leave the argument out: client:learn(name, x)")
 end
 
--- Sends a request that changes a model, when no other of this client's does.
+-- Sends a request that changes a model, when no other of this process does.
 local function in_turn(self, name, req)
   local transport = self._transport or closed(self)
   if transport.embedded then return transport:request(req) end

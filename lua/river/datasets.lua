@@ -237,6 +237,9 @@ end
 
 local function common_options(where, options, known)
   options = options or {}
+  if type(options) == "string" then
+    fail(("%s: 'options' must be a table, got a string"):format(where), ("{target = %q}?"):format(options))
+  end
   errors.expect(where, "options", options, "table")
   errors.check_options(where, options, known)
   local targets, target_list = names_of(where, "target", options.target)
@@ -250,6 +253,11 @@ local function common_options(where, options, known)
 end
 
 local function unknown_column(where, name, columns)
+  local only = #columns == 1 and columns[1]:match("[;\t|]")
+  if only then
+    fail(("%s: there is no column '%s'"):format(where, name),
+      ("the only column is '%s': {delimiter = %s}?"):format(columns[1], only == "\t" and '"\\t"' or '"' .. only .. '"'))
+  end
   local near = errors.suggest(name, columns)
   fail(("%s: there is no column '%s'"):format(where, name), near and ("did you mean '%s'?"):format(near)
     or "columns: " .. table.concat(columns, ", ", 1, math.min(#columns, 20)))
@@ -568,6 +576,9 @@ function datasets.from(given, options)
   local settings = common_options(where, options, FROM_OPTIONS)
   if type(given) == "table" and getmetatable(given) == nil then
     return from_list(given, settings, options == nil or next(options) == nil)
+  end
+  if type(given) == "string" then
+    fail(where .. ": samples are expected, got a string", "a file? river.datasets.csv(path, {target = …})")
   end
   errors.expect(where, "given", given, "table|callable")
   if options ~= nil and next(options) ~= nil then fail(where .. ": options are for lists of rows") end

@@ -33,7 +33,8 @@ local function read_body(res)
     if ok and type(value) == "string" then return value, "string" end
     if ok and type(value) == "table" then
       local text, code = text_of_object(value)
-      return text and tostring(text), "object", code
+      local hint = type(value.hint) == "string" and value.hint or nil
+      return text and tostring(text), "object", code, nil, hint
     end
   elseif first == "<" or content_type:find("html", 1, true) then
     return body:match("<title>%s*(.-)%s*</title>"), "page"
@@ -155,7 +156,7 @@ end
 ---@param req table the request
 ---@param res table the answer
 function failure.raise(call, req, res)
-  local text, shape, code, second_line = read_body(res)
+  local text, shape, code, second_line, hint = read_body(res)
   local err = {
     kind = "http", status = res.status, code = code, method = req.method, url = call.base .. req.path,
     body = (res.body or ""):sub(1, 4096), retryable = RETRYABLE[res.status] or false, attempts = res.attempts,
@@ -176,6 +177,7 @@ function failure.raise(call, req, res)
   else describe_by_status(err, shape, call) end
   if text then apply_known_texts(err, text, call) end
   if call.what == "upload_model" then describe_upload_failure(err, call, text) end
+  err.hint = hint or err.hint
   local reason = REASONS[res.status] or "unexpected answer"
   text = text or err.message or reason
   if shape == "page" or shape == "empty" and text ~= reason then text = ("%s (status %d)"):format(text, res.status)

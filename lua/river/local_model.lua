@@ -19,8 +19,10 @@ local local_model = {}
 ---@field steps {name: string, class: string, node: table|nil}[] of a pipeline; one step for a bare model
 ---@field intercept number|nil of a linear model
 local LocalModel = {}
-LocalModel.__index = LocalModel
 LocalModel.__name = "river.LocalModel"
+
+local UNSET = {root = true, intercept = true, bytes = true, estimator = true, rows = true}
+LocalModel.__index = require("river.check").methods("river.LocalModel", LocalModel, UNSET)
 
 local function refuse(kind, text, ...)
   errors.raise{kind = kind, message = "local_model: " .. text:format(...),
@@ -122,6 +124,8 @@ end
 local function call(self, method, x)
   require("river.check").features("local_model:" .. method, x)
   local estimator = estimator_of(self)
+  -- a method that was put on the model under this name: the prediction of an anomaly detector is its score
+  method = estimator.aliases and estimator.aliases[method] or method
   if not estimator[method] then refuse("unsupported", "%s has no %s", tostring(self), method) end
   local ok, first, second = pcall(estimator[method], estimator, self.rows:read(x))
   if not ok then

@@ -1,6 +1,7 @@
 --- Where a client's server is: base address, prefix, the transport to it, and moving when the service info says so.
 
 local errors = require "riverlua.errors"
+local turns = require "river.turns"
 
 local place = {}
 
@@ -70,7 +71,9 @@ local function open_transport(baseurl, prefix, options)
     auth_hosts = options.auth_hosts, withheld = options.withheld, http = options.http, custom = custom ~= nil})
 end
 
-local function set_prefix(client, prefix)
+-- `where`: the base address, or the transport that the client was given.
+local function set_prefix(client, prefix, where)
+  client._turns = turns.at(where, prefix)
   client.prefix = prefix:sub(2)
   client._root = prefix
   client._learn_path = prefix .. "/learn/"
@@ -94,7 +97,7 @@ function place.set(client, baseurl, prefix, options)
   place.near[client] = transport.embedded and transport.learn and transport or nil
   settings[client] = {baseurl = baseurl, options = options}
   client.baseurl = shown(baseurl)
-  set_prefix(client, prefix)
+  set_prefix(client, prefix, options.transport or baseurl)
 end
 
 --- A transport of its own for streams: they keep a connection busy, wait without limit, and reconnect by themselves.
@@ -157,7 +160,7 @@ function place.adopt(client, info)
     client._former = client._former or {}
     table.insert(client._former, before)
   elseif prefix then
-    set_prefix(client, prefix)
+    set_prefix(client, prefix, current.options.transport or current.baseurl)
   end
 end
 

@@ -13,8 +13,11 @@ local serve_events = require "river.serve_events"
 
 local serve = {}
 
--- The largest upload.
+-- The largest upload, and what all uploads at a time may have together.
 local MAX_BODY = 256 * 1024 * 1024
+local MAX_BODIES = 2 * MAX_BODY
+-- Larger bodies are not looked at before it is known who sends them.
+local SMALL_BODY = 64 * 1024
 
 -- What there is below the prefix; value: the methods that ask for authentication.
 local NONE, POST, GET = {}, {POST = true}, {GET = true, HEAD = true}
@@ -84,14 +87,18 @@ local function issue_token(self, req)
   return {status = 200, headers = JSON_TYPE, body = json.encode(granted)}
 end
 
--- The answer to who may not: nil when the request may go on.
-local function refuse(self, req, inside, protected)
+local function is_json(body)
+  return pcall(json.decode, body or "")
+end
+
+-- The answer to who may not: nil when the request may go on. `large`: its body is, and may not be there.
+local function refuse(self, req, inside, protected, large)
   local header = req.headers.authorization
   if serve_auth.is_basic(header) then
     return {status = 403, headers = JSON_TYPE, body = json.encode{detail = "Invalid username/password."}}
   end
   if not protected[req.method] or self.guard:allows(header) then return nil end
-  if JSON_FIRST[inside] and req.method == "POST" and not pcall(json.decode, req.body or "") then
+  if JSON_FIRST[inside] and req.method == "POST" and not large and not is_json(req.body) then
     return {status = 400}
   end
   return challenge(self, req)
@@ -122,26 +129,38 @@ local function lead_nowhere(path, inside, query)
   return page(404, "Not Found", "There is nothing at this address.")
 end
 
--- Answers one request of the network.
-local function handle(self, req)
+-- Where a request leads: path, query, path below the prefix, and the methods that ask for authentication there (nil:
+-- it leads nowhere).
+local function resolve(self, req)
   local path, query = req.path:match("^([^?]*)(.*)$")
   local inside = below(self, path)
-  local protected
-  if inside then
-    protected = look_up(inside)
-  elseif path == self.root then
-    inside = ""   -- the prefix itself, without its slash
-  end
+  if inside then return path, query, inside, look_up(inside) end
+  return path, query, path == self.root and "" or nil   -- the prefix itself, without its slash
+end
+
+-- Answers one request of the network.
+local function handle(self, req)
+  local path, query, inside, protected = resolve(self, req)
   if not protected then return lead_nowhere(path, inside, query) end
   if inside == "/auth/token/" then return issue_token(self, req) end
   if self.guard then
-    local refused = refuse(self, req, inside, protected)
+    local refused = refuse(self, req, inside, protected, req.body and #req.body > SMALL_BODY)
     if refused then return refused end
   end
   if STREAMS[inside] then return open_stream(self, req, path) end
   local method = req.method
   if method == "HEAD" then method = "GET" end   -- the server leaves the body away
   return self.service:request{method = method, path = path, headers = req.headers, body = req.body}
+end
+
+-- Answers a request with a large body before that is read, unless the caller has shown who they are; nil: go on.
+local function accept(self, req)
+  if self.guard:allows(req.headers.authorization) then return nil end
+  local path, query, inside, protected = resolve(self, req)
+  if not protected then return lead_nowhere(path, inside, query) end
+  if inside == "/auth/token/" then return issue_token(self, req) end
+  return refuse(self, req, inside, protected, true) or
+    page(413, "Content Too Large", "Requests of this size need authentication.")
 end
 
 local OPTIONS = {host = true, port = true, folder = true, prefix = true, user = true, token = true,
@@ -162,7 +181,9 @@ end
 ---
 --- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `folder` in which the models are kept
 --- (default: in memory only), `prefix` of all paths (default "api"), `user` and `token` (default: no authentication),
---- `token_seconds` that a bearer token is good for (600), `on_error` as for riverlua.server.
+--- `token_seconds` that a bearer token is good for (600), `on_error` as for riverlua.server. As on a django-river-ml
+--- server the streams of events and metrics ask for no authentication; there are at most 128 at a time. With a user,
+--- bodies above 64 KiB are read only from callers with a bearer token.
 ---@param options table|nil
 ---@return river.Serve # `run{signals = true}` serves, `stop()` ends that, `close()` saves the models and frees all
 ---Raises kind="connect" when the port cannot be had, kind="argument" for wrong options.
@@ -173,8 +194,9 @@ function serve.open(options)
   local prefix = errors.expect("river.serve", "prefix", options.prefix or "api", "string"):match("^/*(.-)/*$")
   local self = setmetatable({root = prefix == "" and "" or "/" .. prefix, guard = check_credentials(options)}, Serve)
   self.server = http_server.new{
-    host = options.host, port = options.port, max_body = MAX_BODY, on_error = options.on_error,
-    handler = function(req) return handle(self, req) end,
+    host = options.host, port = options.port, max_body = MAX_BODY, max_bodies = MAX_BODIES,
+    on_error = options.on_error, handler = function(req) return handle(self, req) end,
+    accept = self.guard and function(req) return accept(self, req) end or nil,
   }
   local ok, service = pcall(embedded.new, {path = options.folder, prefix = prefix})
   if not ok then

@@ -1,7 +1,8 @@
 --- One call at a time on a model, first come, first served.
 --
 -- A River server reads a model, changes it and writes it back, for learn and for predict, without a lock: of two calls
--- at once on one model, one is undone. So the tasks that share a client take turns. Different models go side by side.
+-- at once on one model, one is undone. So all calls of this process on a model of a server take turns, also those of
+-- different clients. Different models go side by side.
 
 local core = require "riverlua.core.task"
 
@@ -68,6 +69,37 @@ Turn.__close = Turn.give
 -- What a service that needs no turns gives.
 local FREE = setmetatable({}, {__close = function() end})
 
+-- Place → its turns by model. A place's live as long as a client is there, one turn as long as somebody has it or waits
+-- for it.
+local places = setmetatable({}, {__mode = "kv"})
+
+local DEFAULT_PORTS = {http = ":80", https = ":443"}
+
+-- One name for what is certainly the same server. User information says who calls, not where.
+local function name_of(baseurl, prefix)
+  local scheme, authority, path = baseurl:match("^(%a[%w+.-]*)://([^/]*)(.*)$")
+  if not scheme then return baseurl .. prefix end
+  scheme = scheme:lower()
+  authority = authority:gsub("^.*@", ""):lower()
+  local default = DEFAULT_PORTS[scheme]
+  if default and authority:sub(-#default) == default then authority = authority:sub(1, -#default - 1) end
+  return ("%s://%s%s%s"):format(scheme, authority, path, prefix)
+end
+
+--- The turns of a place, by model: one table for all clients that are there.
+---@param where string|table the base address, or the transport that a client was given: it alone knows where it goes
+---@param prefix string
+---@return table<string, river.Turn>
+function turns.at(where, prefix)
+  local key = type(where) == "string" and name_of(where, prefix) or where
+  local of = places[key]
+  if not of then
+    of = setmetatable({}, {__mode = "v"})
+    places[key] = of
+  end
+  return of
+end
+
 --- The turn of a client's calls on one model.
 ---@param client river.Client
 ---@param model string
@@ -75,11 +107,6 @@ local FREE = setmetatable({}, {__close = function() end})
 function turns.take(client, model)
   if client._transport and client._transport.embedded then return FREE end
   local of = client._turns
-  if not of then
-    -- weak: a turn lives as long as somebody has it or waits for it
-    of = setmetatable({}, {__mode = "v"})
-    client._turns = of
-  end
   local turn = of[model]
   if not turn then
     turn = turns.new()

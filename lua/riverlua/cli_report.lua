@@ -182,6 +182,15 @@ local function end_tasks()
   cli.call(tasks.drain)
 end
 
+-- Whether a traceback, as text, passes through a script: tasks of the library's own say nothing to the user.
+local function passes_script(traceback)
+  for line in traceback:gmatch("\n\t([^\n]*)") do
+    local path = line:match("^(.-):%d+: in ")
+    if path and not is_library{what = "Lua", source = "@" .. path} then return true end
+  end
+  return false
+end
+
 --- After Ctrl-C: says where everybody was, ends all tasks.
 ---@param where string|nil where the script was
 ---@return integer # exit code
@@ -190,7 +199,9 @@ function report.interrupted(where)
   local tasks = loaded["riverlua.core.task"]
   local waiting = tasks and tasks.waiting() or {}
   for i = 1, #waiting do
-    stderr:write(format("task %d was here:\n%s\n", waiting[i].id, waiting[i].traceback))
+    if passes_script(waiting[i].traceback) then
+      stderr:write(format("task %d was here:\n%s\n", waiting[i].id, waiting[i].traceback))
+    end
   end
   end_tasks()
   return 130

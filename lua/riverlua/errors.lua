@@ -8,7 +8,7 @@ local errors = {}
 ---@class riverlua.Error
 ---@field kind string what failed: "argument" (the call), "dns", "connect", "tls", "timeout", "protocol" (garbage came),
 --- "http" (a status of 400 or above), "not_found", "auth", "model" (the model raised), "limit" (a size), "memory",
---- "json", "cancelled", "interrupted", "closed", "deadlock", "unsupported"
+--- "json", "storage" (a folder), "cancelled", "interrupted", "closed", "deadlock", "unsupported"
 ---@field message string one line saying what happened
 ---@field hint string|nil one line saying what to do about it
 ---@field status integer|nil HTTP status
@@ -75,6 +75,13 @@ local function distance(a, b, limit)
   return previous[#b]
 end
 
+-- Whether one is the other and more words: "predict" and "predict_one".
+local function is_family(a, b)
+  if type(b) ~= "string" then return false end
+  if #a > #b then a, b = b, a end
+  return #a > 2 and b:sub(1, #a + 1) == a .. "_"
+end
+
 --- The candidate that `name` was most likely meant to be, or nil.
 ---@param name string
 ---@param candidates table keys (of a set) or a list of strings
@@ -89,10 +96,14 @@ function errors.suggest(name, candidates)
       best, best_distance = candidate, d
     end
   end
+  local family
   for key, value in pairs(candidates) do
-    consider(type(key) == "string" and key or value)
+    local candidate = type(key) == "string" and key or value
+    consider(candidate)
+    if is_family(name, candidate) and (not family or #candidate < #family or #candidate == #family
+      and candidate < family) then family = candidate end
   end
-  return best
+  return best_distance and best_distance < 3 and best or family or best
 end
 
 --- Raises unless every key of `given` is allowed.

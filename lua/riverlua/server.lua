@@ -14,7 +14,8 @@
 -- answered with a plain 500 and told to `on_error`.
 --
 -- The server takes care of keep-alive, pipelined requests, HEAD, `Expect: 100-continue`, chunks both ways, HTTP/1.0,
--- deadlines and limits; what is no proper request is refused with 400, 408, 413, 414, 417, 431, 501 or 505.
+-- deadlines and limits; what is no proper request is refused with 400, 408, 413, 414, 417, 431, 501 or 505, what is
+-- too much at once with 503.
 
 local core = require "riverlua.core.listener"
 local errors = require "riverlua.errors"
@@ -26,13 +27,19 @@ local server = {}
 
 -- A connection with many requests at hand lets others go on after so many.
 local REQUESTS_PER_TURN = 16
+-- Connections above the limit that are told so at a time; others wait in the system.
+local TURNED_AWAY = 32
+-- Seconds that a client gets to end a body nobody reads: most look at the answer only then.
+local DRAIN = 20
 
 local DEFAULTS = {
   host = "127.0.0.1", port = 0, backlog = 511, max_connections = 512,
   idle_timeout = 75, head_timeout = 20, body_timeout = 60, write_timeout = 60, grace = 5,
   max_target = 8192, max_head = 65536, max_headers = 100, max_body = 16 * 1024 * 1024,
 }
-local OPTIONS = {handler = true, on_error = true}
+-- As good as no limit, and safe to calculate with.
+local MOST = 1 << 30
+local OPTIONS = {handler = true, accept = true, on_error = true, max_bodies = true, max_streams = true}
 for name in pairs(DEFAULTS) do OPTIONS[name] = true end
 
 local REASONS = {
@@ -199,13 +206,20 @@ local function default_on_error(problem, req)
   io.stderr:write("riverlua.server: ", req and req.method .. " " .. req.path .. ": " or "", tostring(problem), "\n")
 end
 
+-- The connection ends with it: what keeps others out shall be as little as possible.
+local function busy(text)
+  local res = plain(503, text)
+  res.headers["retry-after"], res.headers.connection = "1", "close"
+  return res
+end
+
 -- Whether the answer to this status has no body at all.
 local function is_bodiless(status) return status == 204 or status == 304 end
 
 -- ------------------------------------------------------------------------------------------------------- streams
 
 local function end_of_stream(res)
-  if res.close then res.close() end
+  if type(res) == "table" and res.stream and res.close then res.close() end
 end
 
 -- Sends the pieces of a stream until it ends or the client is gone. Returns whether it was sent whole.
@@ -258,11 +272,8 @@ end
 
 -- ---------------------------------------------------------------------------------------------------- connections
 
--- Answers a request with the handler's answer, in one write; true when the connection can go on.
-local function send(self, connection, state, req, res, keep_alive, minor)
-  local lines, close = check_answer(res)
-  keep_alive = keep_alive and not close and not self.stopping
-  if res.stream then return send_stream(self, connection, state, req, res, lines, keep_alive) end
+-- Sends an answer that is no stream, in one write; true when the connection can go on.
+local function send_whole(self, connection, state, req, res, lines, keep_alive, minor)
   local status, body = res.status, res.body or ""
   local head = status_lines[status] .. date_line(self) .. lines .. connection_line(keep_alive, minor)
   if is_bodiless(status) then
@@ -275,43 +286,81 @@ local function send(self, connection, state, req, res, keep_alive, minor)
   return connection:write(head, body, keep_alive and state.more) and keep_alive
 end
 
-local function refuse(self, connection, status, text, method)
-  send(self, connection, {}, {method = method or "GET", version = "1.1"}, plain(status, text), false, 1)
+-- Sends a stream, which ends then whatever happened; true when the connection can go on.
+local function send_counted(self, connection, state, req, res, lines, keep_alive)
+  self.streams = self.streams + 1
+  local ok, result = pcall(send_stream, self, connection, state, req, res, lines, keep_alive)
+  self.streams = self.streams - 1
+  end_of_stream(res)
+  if not ok then error(result, 0) end
+  return result
 end
 
-local function answer(self, connection, state, req, keep_alive, minor)
-  local ok, res = pcall(self.handler, req)
-  if not ok then
-    if errors.is(res, "cancelled") or errors.is(res, "interrupted") then error(res, 0) end
-    say(self, res, req)
-    return send(self, connection, state, req, plain(500, "internal server error"), keep_alive, minor)
+-- The answer in place of one that cannot be had or sent.
+local function fault(self, problem, req)
+  if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then error(problem, 0) end
+  say(self, problem, req)
+  return plain(500, "internal server error")
+end
+
+-- Sends an answer; true when the connection can go on.
+local function send(self, connection, state, req, res, keep_alive, minor)
+  local ok, lines, close = pcall(check_answer, res)   -- some bodies are made when they are asked for, and that may fail
+  if not ok or (res.stream and self.streams >= self.max_streams) then
+    end_of_stream(res)
+    res = ok and busy "too many streams at once" or fault(self, lines, req)
+    lines, close = check_answer(res)
   end
-  local sent, result = pcall(send, self, connection, state, req, res, keep_alive, minor)
-  if type(res) == "table" and res.stream then end_of_stream(res) end
-  if sent then return result end
-  if not errors.is(result, "argument") then error(result, 0) end
-  say(self, result, req)   -- nothing has been sent yet
-  return send(self, connection, state, req, plain(500, "internal server error"), keep_alive, minor)
+  keep_alive = keep_alive and not close and not self.stopping
+  local how = res.stream and send_counted or send_whole
+  return how(self, connection, state, req, res, lines, keep_alive, minor)
+end
+
+local function refuse(self, connection, status, text, method)
+  local res = status == 503 and busy(text) or plain(status, text)
+  send(self, connection, {}, {method = method or "GET", path = "", version = "1.1"}, res, false, 1)
+end
+
+-- What `respond` (a handler or the like) answers; a 500 when it fails.
+local function answer_of(self, respond, req)
+  local ok, res = pcall(respond, req)
+  if ok then return res end
+  return fault(self, res, req)
+end
+
+-- The next request and whether others may follow; nil: there is none, or it has been refused.
+local function next_request(self, connection, state)
+  state.idle = true
+  local method, target, body, block, keep_alive, minor, more, whole = connection:next_request()
+  state.idle, state.more = false, more
+  if not method then
+    if target == 503 then state.drain = DRAIN end   -- the body is on its way
+    if target then refuse(self, connection, target, body) end
+    return nil
+  end
+  if whole then self.requests = self.requests + 1 end
+  local path = path_of(method, target)
+  if not path then return refuse(self, connection, 400, "the request target is not a path", method) end
+  local req = setmetatable({method = method, path = path, body = body, block = block,
+    version = minor == 0 and "1.0" or "1.1", address = state.address}, Request)
+  if whole then return req, keep_alive, minor end
+  local res = answer_of(self, self.accept, req)
+  if res == nil then return next_request(self, connection, state) end
+  self.requests = self.requests + 1
+  state.drain = DRAIN
+  send(self, connection, state, req, res, false, minor)
+  return nil
 end
 
 -- One request after the other, until one of the two sides has had enough.
 local function converse(self, connection, state)
-  local address = connection:address()
+  if state.turned_away then return refuse(self, connection, 503, "too many connections") end
+  state.address = connection:address()
   local turn = 0
   repeat
-    state.idle = true
-    local method, target, body, block, keep_alive, minor, more = connection:next_request()
-    state.idle, state.more = false, more
-    if not method then
-      if target then refuse(self, connection, target, body) end
-      return
-    end
-    self.requests = self.requests + 1
-    local path = path_of(method, target)
-    if not path then return refuse(self, connection, 400, "the request target is not a path", method) end
-    local req = setmetatable({method = method, path = path, body = body, block = block,
-      version = minor == 0 and "1.0" or "1.1", address = address}, Request)
-    keep_alive = answer(self, connection, state, req, keep_alive, minor)
+    local req, keep_alive, minor = next_request(self, connection, state)
+    if not req then return end
+    keep_alive = send(self, connection, state, req, answer_of(self, self.handler, req), keep_alive, minor)
     turn = turn + 1
     if keep_alive and turn % REQUESTS_PER_TURN == 0 then task.sleep(0) end
   until not keep_alive or self.stopping
@@ -321,6 +370,7 @@ local function end_connection(self, state)
   state.connection:close()
   if self.connections[state] then
     self.connections[state] = nil
+    if not state.turned_away then self.served = self.served - 1 end
     self.changed:fire()
   end
 end
@@ -331,7 +381,7 @@ local function serve_connection(self, state)
   local connection = state.connection
   local ok, problem = pcall(converse, self, connection, state)
   if ok then
-    if not state.gone then connection:finish() end
+    if not state.gone then connection:finish(state.drain) end
     return
   end
   if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then return end
@@ -349,15 +399,46 @@ local Server = {}
 Server.__index = Server
 Server.__name = "riverlua.Server"
 
+local function check_limit(name, value, wanted)
+  errors.expect("server.new", name, value, wanted)
+  if wanted ~= "string" and (value < 0 or value ~= value) then
+    errors.raise{kind = "argument", message = ("server.new: '%s' must not be negative"):format(name)}
+  end
+  return value
+end
+
+-- The options that are no functions, with their defaults.
+local function limits_of(options)
+  local all = {}
+  for name, value in pairs(DEFAULTS) do
+    if options[name] ~= nil then value = options[name] end
+    local wanted = name == "host" and "string" or (name:find("timeout") or name == "grace") and "number" or "integer"
+    all[name] = check_limit(name, value, wanted)
+  end
+  if all.port > 65535 then errors.raise{kind = "argument", message = "server.new: a port is at most 65535"} end
+  local bodies = math.max(math.min(all.max_body, MOST) * 4, all.max_body)
+  all.max_bodies = check_limit("max_bodies", options.max_bodies or bodies, "integer")
+  if all.max_bodies < all.max_body then
+    errors.raise{kind = "argument", message = "server.new: 'max_bodies' must not be below 'max_body'"}
+  end
+  local connections = all.max_connections == 0 and DEFAULTS.max_connections or all.max_connections
+  all.max_streams = check_limit("max_streams", options.max_streams or math.max(connections // 4, 1), "integer")
+  return all
+end
+
 --- Makes a server that listens; connections wait until `run` is called.
 ---
 --- Options: `handler` (fun(req): answer, see above), `host` (default "127.0.0.1"), `port` (default 0: any free one),
---- `on_error` (fun(problem, req|nil), default: a line on the standard error stream), `backlog` (511).
+--- `on_error` (fun(problem, req|nil), default: a line on the standard error stream), `backlog` (511), `accept`
+--- (fun(req): answer|nil), which is asked about a request with a body above 64 KiB as soon as its headers are there:
+--- an answer is sent at once and the body thrown away; nil: go on.
 --- Limits in seconds (0: none): `idle_timeout` between requests (75), `head_timeout` from the first byte of a request
 --- to the end of its headers (20), `body_timeout` for its body (60), `write_timeout` without progress of an answer
 --- (60), `grace` that requests under way get when the server stops (5).
---- Limits in bytes: `max_target` (8192), `max_head` (65,536), `max_body` (16 MiB); in pieces: `max_headers` (100),
---- `max_connections` (512; more wait in the system).
+--- Limits in bytes: `max_target` (8192), `max_head` (65,536), `max_body` (16 MiB), `max_bodies` of all bodies above
+--- 64 KiB that are read or answered at a time (4 times `max_body`); in pieces: `max_headers` (100), `max_connections`
+--- (512), `max_streams` at a time (a quarter of `max_connections`). What is above the last three gets 503 with a
+--- `Retry-After` of a second.
 ---@param options table
 ---@return riverlua.Server
 ---Raises kind="connect" when the address or port cannot be had, kind="argument" for wrong options.
@@ -365,23 +446,18 @@ function server.new(options)
   errors.expect("server.new", "options", options, "table")
   errors.check_options("server.new", options, OPTIONS)
   errors.expect("server.new", "handler", options.handler, "callable")
+  errors.expect("server.new", "accept", options.accept, "callable|nil")
   errors.expect("server.new", "on_error", options.on_error, "callable|nil")
-  local all = {}
-  for name, value in pairs(DEFAULTS) do
-    if options[name] ~= nil then value = options[name] end
-    local wanted = name == "host" and "string" or (name:find("timeout") or name == "grace") and "number" or "integer"
-    errors.expect("server.new", name, value, wanted)
-    if wanted ~= "string" and (value < 0 or value ~= value) then
-      errors.raise{kind = "argument", message = ("server.new: '%s' must not be negative"):format(name)}
-    end
-    all[name] = value
-  end
-  if all.port > 65535 then errors.raise{kind = "argument", message = "server.new: a port is at most 65535"} end
+  local all = limits_of(options)
+  local most = all.max_connections
+  all.max_connections = most == 0 and 0 or math.min(most, MOST - TURNED_AWAY) + TURNED_AWAY
+  all.announces = options.accept ~= nil
   local listener = core.listen(all)
   return setmetatable({
-    host = all.host, port = listener:port(), grace = all.grace, handler = options.handler,
-    on_error = options.on_error or default_on_error, listener = listener,
-    connections = {}, changed = tasks.signal(), requests = 0, accepted = 0, stopping = false,
+    host = all.host, port = listener:port(), grace = all.grace, handler = options.handler, accept = options.accept,
+    on_error = options.on_error or default_on_error, listener = listener, max_streams = all.max_streams,
+    max_connections = most == 0 and MOST or most, connections = {}, served = 0, streams = 0,
+    changed = tasks.signal(), requests = 0, accepted = 0, stopping = false,
   }, Server)
 end
 
@@ -411,7 +487,8 @@ local function accept_all(self)
     local connection = self.listener:accept()
     if not connection then return end
     self.accepted = self.accepted + 1
-    local state = {connection = connection}
+    local state = {connection = connection, turned_away = self.served >= self.max_connections}
+    if not state.turned_away then self.served = self.served + 1 end
     self.connections[state] = true
     state.task = task.spawn(serve_connection, self, state)
   end

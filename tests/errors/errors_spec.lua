@@ -55,6 +55,10 @@ describe("riverlua.errors", function()
       assert.equal("temperature", errors.suggest("temperatuer", names))
       assert.equal("stop", errors.suggest("sotp", names))
       assert.equal("learn", errors.suggest("lern", {"learn", "predict"}))
+      -- more or fewer words
+      assert.equal("predict_one", errors.suggest("predict", {"predict_proba_one", "predict_one", "learn_one"}))
+      assert.equal("predict", errors.suggest("predict_one", {"predict", "predict_many"}))
+      assert.is_nil(errors.suggest("a", {"a_b"}))
     end)
 
     it("stays silent when nothing is near", function()

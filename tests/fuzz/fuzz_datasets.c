@@ -5,19 +5,10 @@
  * structured error; memory stays bounded.
  * Run from the top folder: the Lua files are read from lua/.
  */
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "fuzz_lua.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int rvl_open_gzip(lua_State *L);
 int rvl_open_json(lua_State *L);
-
-#define MEMORY_LIMIT ((size_t)64 << 20)
 
 /* The first byte chooses the reader, the second the cuts; the rest is the text, or names its pieces. */
 static const char check_source[] =
@@ -88,54 +79,10 @@ static const char check_source[] =
     "  walk((datasets.jsonl{text = text}))\n"
     "end\n";
 
-typedef struct budget {
-  size_t used;
-} budget;
+static const luaL_Reg modules[] = {
+    {"riverlua.core.gzip", rvl_open_gzip}, {"riverlua.core.json", rvl_open_json}, {NULL, NULL}};
 
-static void *bounded_alloc(void *ud, void *ptr, size_t osize, size_t nsize) {
-  budget *b = ud;
-  size_t before = ptr ? osize : 0;
-  if (nsize == 0) {
-    free(ptr);
-    b->used -= before;
-    return NULL;
-  }
-  if (nsize > before && b->used + (nsize - before) > MEMORY_LIMIT) return NULL;
-  void *fresh = realloc(ptr, nsize);
-  if (fresh) b->used = b->used - before + nsize;
-  return fresh;
-}
+static const fuzz_lua target = {.name = "fuzz_datasets", .source = check_source, .memory = (size_t)64 << 20,
+                                .modules = modules};
 
-static void stop(lua_State *L, const char *what) {
-  fprintf(stderr, "fuzz_datasets: %s: %s\n", what, lua_tostring(L, -1));
-  abort();
-}
-
-static int prepare(lua_State *L) {
-  luaL_openlibs(L);
-  luaL_requiref(L, "riverlua.core.gzip", rvl_open_gzip, 0);
-  luaL_requiref(L, "riverlua.core.json", rvl_open_json, 0);
-  lua_settop(L, 0);
-  lua_getglobal(L, "package");
-  lua_pushliteral(L, "lua/?.lua;lua/?/init.lua");
-  lua_setfield(L, -2, "path");
-  lua_pop(L, 1);
-  if (luaL_loadbuffer(L, check_source, sizeof check_source - 1, "=check") != LUA_OK) return lua_error(L);
-  lua_call(L, 0, 1);
-  return 1;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  static budget memory;
-  static lua_State *L; /* one state for the whole run: leaks from one input to the next would show */
-  if (!L) {
-    L = lua_newstate(bounded_alloc, &memory);
-    if (!L) abort();
-    lua_pushcfunction(L, prepare);
-    if (lua_pcall(L, 0, 1, 0) != LUA_OK) stop(L, "cannot start");
-  }
-  lua_pushvalue(L, 1);
-  lua_pushlstring(L, (const char *)data, size);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK) stop(L, "failed");
-  return 0;
-}
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) { return fuzz_lua_input(&target, data, size); }

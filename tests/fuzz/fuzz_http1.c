@@ -5,15 +5,8 @@
  * left over only when the answer has ended or is bad. The first four bytes of an input choose the cuts, the limits,
  * whether it answers HEAD, and whether the rest is the answer or names pieces of one.
  */
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "fuzz_cuts.h"
 #include "http1.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const bits[] = {
     "HTTP/1.1 200 OK\r\n", "HTTP/1.0 200 OK\r\n", "HTTP/1.1 ", "100", "204", "304 x", "HTTP/1.1 103 x\r\n\r\n",
@@ -22,36 +15,14 @@ static const char *const bits[] = {
     "5\r\nhello\r\n", "a;x=y\r\n", "1", "f", "F", "00000000", "X: y\r\n", "X:", "\0", "hello", " folded\r\n",
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
 
-static void check(bool holds, const char *what) {
-  if (holds) return;
-  fprintf(stderr, "fuzz_http1: %s\n", what);
-  abort();
+static bool feed_piece(void *parser, const char *piece, size_t size, size_t *taken) {
+  rvl_http1 *a = parser;
+  check(rvl_http1_feed(a, piece, size, taken), "no memory");
+  return a->state < RVL_HTTP1_DONE;
 }
 
-static bool same_bytes(const rvl_bytes *a, const rvl_bytes *b) {
-  return a->length == b->length && (a->length == 0 || memcmp(a->data, b->data, a->length) == 0);
-}
-
-static uint32_t next_cut(uint32_t *seed) {
-  *seed = *seed * 1103515245u + 12345u;
-  return (*seed >> 16) % 9u + 1u;
-}
-
-/* Feeds pieces of `step` bytes, or of sizes that `seed` chooses when `step` is 0; returns what was taken. */
 static size_t run(rvl_http1 *a, const char *data, size_t size, size_t step, uint32_t seed) {
-  size_t at = 0;
-  while (at < size && a->state < RVL_HTTP1_DONE) {
-    size_t piece = step > 0 ? step : next_cut(&seed), taken = 0;
-    if (piece > size - at) piece = size - at;
-    char *copy = malloc(piece);   /* a read past the end is seen */
-    check(copy != NULL, "no memory");
-    memcpy(copy, data + at, piece);
-    check(rvl_http1_feed(a, copy, piece, &taken), "no memory");
-    free(copy);
-    check(taken <= piece, "more taken than given");
-    check(taken == piece || a->state >= RVL_HTTP1_DONE, "bytes left in the middle of an answer");
-    at += taken;
-  }
+  size_t at = feed_all(feed_piece, a, data, size, step, seed);
   check(a->head.length <= a->max_head && a->body.length <= a->max_body, "a limit was passed");
   check(a->head.room <= 2 * a->max_head + 1024 && a->body.room <= 2 * a->max_body + 1024, "memory is not bounded");
   check((a->error != NULL) == (a->state == RVL_HTTP1_BAD), "an error without a state");
@@ -70,7 +41,9 @@ static void check_same(const rvl_http1 *a, size_t a_taken, const rvl_http1 *b, s
     return;
   }
   check(a_taken == b_taken && a->status == b->status && a->minor == b->minor && a->keep_alive == b->keep_alive &&
-            a->trailers == b->trailers && same_bytes(&a->head, &b->head) && same_bytes(&a->body, &b->body),
+            a->trailers == b->trailers &&
+            same_bytes(a->head.data, a->head.length, b->head.data, b->head.length) &&
+            same_bytes(a->body.data, a->body.length, b->body.data, b->body.length),
         "cuts change the answer");
 }
 
@@ -80,12 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   size_t max_head = data[1] < 128 ? data[1] * 4u : 1u << 16, max_body = data[2] < 128 ? data[2] : 1u << 16;
   uint32_t seed = data[3];
   rvl_bytes text = {0};
-  for (size_t i = 4; i < size; i++) {
-    const char *bit = bits[data[i] % (sizeof bits / sizeof *bits)];
-    char byte = (char)data[i];
-    check(named ? rvl_bytes_append(&text, bit, *bit == '\0' ? 1 : strlen(bit)) : rvl_bytes_append(&text, &byte, 1),
-          "no memory");
-  }
+  append_text(&text, data + 4, size - 4, bits, named ? sizeof bits / sizeof *bits : 0);
   rvl_http1 whole = {0}, cut = {0};
   rvl_http1_begin(&whole, no_body, max_head, max_body);
   size_t taken = run(&whole, text.data, text.length, text.length + 1, 0);

@@ -6,15 +6,8 @@
  * plainest form, which must be taken for the same request. The first four bytes of an input choose the cuts, the
  * limits, and whether the rest is the request or names pieces of one.
  */
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "fuzz_cuts.h"
 #include "http1_request.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const bits[] = {
     "GET / HTTP/1.1\r\n", "POST /a?b HTTP/1.0\r\n", "GET ", "/", " HTTP/1.1\r\n", " HTTP/2.0\r\n", "Host: h\r\n",
@@ -22,21 +15,6 @@ static const char *const bits[] = {
     "Connection: ", "close", "keep-alive", "Expect: 100-continue\r\n", ", ", ";", " ", "\t", "\r", "\n", "\r\n",
     "\r\n\r\n", "0\r\n", "0\r\n\r\n", "5\r\nhello\r\n", "a;x=y\r\n", "1", "f", "F", "00000000", "X: y\r\n", "X:", "\0",
     "hello", " folded\r\n", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
-
-static void check(bool holds, const char *what) {
-  if (holds) return;
-  fprintf(stderr, "fuzz_http1_request: %s\n", what);
-  abort();
-}
-
-static bool same_bytes(const char *a, size_t a_length, const char *b, size_t b_length) {
-  return a_length == b_length && (a_length == 0 || memcmp(a, b, a_length) == 0);
-}
-
-static uint32_t next_cut(uint32_t *seed) {
-  *seed = *seed * 1103515245u + 12345u;
-  return (*seed >> 16) % 9u + 1u;
-}
 
 static void check_state(const rvl_http1_request *r) {
   check(r->head.length <= r->limits.head && r->body.length <= r->limits.body, "a limit was passed");
@@ -50,21 +28,14 @@ static void check_state(const rvl_http1_request *r) {
   check(r->has_body || r->body.length == 0, "a body that cannot be");
 }
 
-/* Feeds pieces of `step` bytes, or of sizes that `seed` chooses when `step` is 0; returns what was taken. */
+static bool feed_piece(void *parser, const char *piece, size_t size, size_t *taken) {
+  rvl_http1_request *r = parser;
+  check(rvl_http1_request_feed(r, piece, size, taken), "no memory");
+  return r->state < RVL_HTTP1_REQUEST_DONE;
+}
+
 static size_t run(rvl_http1_request *r, const char *data, size_t size, size_t step, uint32_t seed) {
-  size_t at = 0;
-  while (at < size && r->state < RVL_HTTP1_REQUEST_DONE) {
-    size_t piece = step > 0 ? step : next_cut(&seed), taken = 0;
-    if (piece > size - at) piece = size - at;
-    char *copy = malloc(piece);   /* a read past the end is seen */
-    check(copy != NULL, "no memory");
-    memcpy(copy, data + at, piece);
-    check(rvl_http1_request_feed(r, copy, piece, &taken), "no memory");
-    free(copy);
-    check(taken <= piece, "more taken than given");
-    check(taken == piece || r->state >= RVL_HTTP1_REQUEST_DONE, "bytes left in the middle of a request");
-    at += taken;
-  }
+  size_t at = feed_all(feed_piece, r, data, size, step, seed);
   check_state(r);
   return at;
 }
@@ -114,12 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                              .body = data[2] < 128 ? data[2] : 1u << 16};
   uint32_t seed = data[3];
   rvl_bytes text = {0};
-  for (size_t i = 4; i < size; i++) {
-    const char *bit = bits[data[i] % (sizeof bits / sizeof *bits)];
-    char byte = (char)data[i];
-    check(named ? rvl_bytes_append(&text, bit, *bit == '\0' ? 1 : strlen(bit)) : rvl_bytes_append(&text, &byte, 1),
-          "no memory");
-  }
+  append_text(&text, data + 4, size - 4, bits, named ? sizeof bits / sizeof *bits : 0);
   rvl_http1_request whole = {0}, cut = {0};
   rvl_http1_request_begin(&whole, &limits);
   size_t taken = run(&whole, text.data, text.length, text.length + 1, 0);

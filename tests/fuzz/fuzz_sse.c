@@ -5,17 +5,7 @@
  * no error but "limit" may be raised, and memory stays within a small multiple of the input.
  * Run from the top folder: the parser is read from lua/.
  */
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define MEMORY_LIMIT ((size_t)64 << 20)
+#include "fuzz_lua.h"
 
 /* The first three bytes of an input choose the limit and the cuts; the rest is the stream, or names its pieces. */
 static const char check_source[] =
@@ -63,51 +53,6 @@ static const char check_source[] =
     "  end\n"
     "end\n";
 
-typedef struct budget {
-  size_t used;
-} budget;
+static const fuzz_lua target = {.name = "fuzz_sse", .source = check_source, .memory = (size_t)64 << 20};
 
-static void *bounded_alloc(void *ud, void *ptr, size_t osize, size_t nsize) {
-  budget *b = ud;
-  size_t before = ptr ? osize : 0;
-  if (nsize == 0) {
-    free(ptr);
-    b->used -= before;
-    return NULL;
-  }
-  if (nsize > before && b->used + (nsize - before) > MEMORY_LIMIT) return NULL;
-  void *fresh = realloc(ptr, nsize);
-  if (fresh) b->used = b->used - before + nsize;
-  return fresh;
-}
-
-static void stop(lua_State *L, const char *what) {
-  fprintf(stderr, "fuzz_sse: %s: %s\n", what, lua_tostring(L, -1));
-  abort();
-}
-
-static int prepare(lua_State *L) {
-  luaL_openlibs(L);
-  lua_getglobal(L, "package");
-  lua_pushliteral(L, "lua/?.lua;lua/?/init.lua");
-  lua_setfield(L, -2, "path");
-  lua_pop(L, 1);
-  if (luaL_loadbuffer(L, check_source, sizeof check_source - 1, "=check") != LUA_OK) return lua_error(L);
-  lua_call(L, 0, 1);
-  return 1;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  static budget memory;
-  static lua_State *L; /* one state for the whole run: leaks from one input to the next would show */
-  if (!L) {
-    L = lua_newstate(bounded_alloc, &memory);
-    if (!L) abort();
-    lua_pushcfunction(L, prepare);
-    if (lua_pcall(L, 0, 1, 0) != LUA_OK) stop(L, "cannot start");
-  }
-  lua_pushvalue(L, 1);
-  lua_pushlstring(L, (const char *)data, size);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK) stop(L, "failed");
-  return 0;
-}
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) { return fuzz_lua_input(&target, data, size); }

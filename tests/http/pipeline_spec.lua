@@ -116,6 +116,25 @@ describe("a pipeline", function()
     assert.equal("again", send("/echo", "again")():json().body)
   end)
 
+  it("says the same when the server closed with a reset, not having read them", function()
+    begin()
+    local answer = "HTTP/1.1%20200%20OK%0d%0aConnection:%20close%0d%0aContent-Length:%202%0d%0a%0d%0aok"
+    local waits = {send("/raw?end=rst&key=reset&late=" .. answer), send("/echo", "a"), send("/echo", "b")}
+    assert.is_true(stub:wait{key = "reset", waiting = 1})
+    -- by another process, so that nothing is read here before the reset has come
+    local fetch = "import sys, urllib.request\nfor url in sys.argv[1:]: urllib.request.urlopen(url).read()"
+    local words = {"no_proxy='*'", servers.quote(servers.python()), "-c", servers.quote(fetch),
+      servers.quote(stub:url("/release?key=reset", "control")),
+      servers.quote(stub:url("/wait?listener=http&open=0", "control"))}
+    assert.is_true(os.execute(table.concat(words, " ")))
+    assert.equal("ok", waits[1]().body)
+    for i = 2, 3 do
+      local res, _, acted = waits[i]()
+      assert.is_nil(res)
+      assert.is_false(acted)
+    end
+  end)
+
   it("says that the server may have acted when a connection is lost", function()
     for _, path in ipairs{"/close", "/rst", "/cut", "/garbage"} do
       begin()

@@ -59,6 +59,85 @@ describe("a background learner", function()
     assert.equal("closed", support.error_of(learner.learn, learner, "m", {a = 1}, 1).kind)
   end)
 
+  it("counts what is learned, and keeps nothing of it, while its queue never runs empty", function()
+    local cli = slow_client()
+    local learner <close> = cli:background{capacity = 10}
+    local before
+    for i = 1, 6000 do
+      learner:learn("m", {a = i}, 1)
+      local counts = learner:counts()
+      if i > 100 then assert.truthy(counts.waiting > 0) end
+      assert.equal(i, counts.waiting + counts.sending + counts.learned)
+      assert.truthy(counts.sending <= 65, counts.sending)
+      if i == 1000 then
+        cli._transport.learned = {}
+        collectgarbage()
+        collectgarbage()
+        before = collectgarbage("count")
+      end
+    end
+    cli._transport.learned = {}
+    collectgarbage()
+    collectgarbage()
+    local grown = collectgarbage("count") - before
+    assert.truthy(grown < 500, grown)   -- KB; samples that are kept take 1,900
+  end)
+
+  it("keeps nothing of the tasks that have emptied its queue", function()
+    local cli = slow_client()
+    local learner <close> = cli:background()
+    for i = 1, 200 do
+      learner:learn("m", {a = i}, 1)
+      while learner:counts().learned < i do task.sleep(0) end
+    end
+    for _ = 1, 3 do task.sleep(0) end
+    assert.equal(0, #learner.ended)
+  end)
+
+  it("tells on_error what was left when it was given up, and what was on its way", function()
+    local cli, transport = slow_client()
+    transport.hold()
+    local told = {}
+    local learner = cli:background{on_error = function(entry) told[#told + 1] = entry end}
+    for i = 1, 4 do learner:learn("m", {a = i}, i) end
+    task.sleep(0)
+    task.sleep(0)
+    local ok, err = pcall(function()
+      local _ <close> = learner
+      errors.raise{kind = "argument", message = "enough"}
+    end)
+    assert.is_false(ok)
+    local seen = {}
+    for i, entry in ipairs(told) do
+      seen[i] = entry.x.a
+      assert.equal(err, entry.error)
+      assert.equal(i == 1, entry.uncertain or false)
+    end
+    assert.same({1, 2, 3, 4}, seen)
+    assert.same({waiting = 0, sending = 0, learned = 0, failed = 4, dropped = 0}, learner:counts())
+  end)
+
+  it("counts right when on_error itself fails", function()
+    local cli = slow_client(function(x)
+      return x.a == 2 and {status = 400, body = '"ValueError(\'two\')"'} or LEARNED
+    end)
+    local learner = cli:background{on_error = function() error("mine", 0) end}
+    for i = 1, 3 do learner:learn("m", {a = i}, i) end
+    assert.equal("mine", support.error_of(learner.flush, learner))
+    learner:learn("m", {a = 4}, 4)
+    learner:flush()
+    local counts = learner:counts()
+    assert.same({0, 0, 4}, {counts.waiting, counts.sending, counts.learned + counts.failed})
+    learner:close()
+  end)
+
+  it("says what a misspelt method was meant to be", function()
+    local cli = slow_client()
+    local learner <close> = cli:background()
+    local err = support.error_of(function() return learner:lern("m", {a = 1}, 1) end)
+    assert.truthy(err.hint:find("'learn'", 1, true), err.hint)
+  end)
+
   it("refuses at once what cannot be learned", function()
     local cli = slow_client()
     local learner <close> = cli:background()
@@ -220,7 +299,7 @@ describe("a script with a background learner", function()
   it("fails when a learn has failed and nobody looked", function()
     local result = run("bad", "", 'learner:learn(arg[2], {a = "text"}, 1)')
     assert.equal(1, result.code)
-    assert.truthy(result.err:find("1 learns failed", 1, true), result.err)
+    assert.truthy(result.err:find("1 learn failed", 1, true), result.err)
     assert.equal(61, learned("bad"))
   end)
 
@@ -229,6 +308,65 @@ describe("a script with a background learner", function()
       'require("riverlua.errors").raise{kind = "argument", message = "enough"}')
     assert.equal(1, result.code)
     assert.truthy(result.err:find("samples of the background learner were not sent", 1, true), result.err)
+  end)
+
+  it("stops at an error, also when no block ends and its task has not begun", function()
+    for _, count in ipairs{1, 9} do
+      local result = servers.run([[
+        local river = require "river"
+        local learner = river.Client(arg[1]):background()
+        for i = 1, arg[2] do learner:learn("never", {a = i}, i) end
+        error("enough")
+      ]], {args = {server.url, tostring(count)}})
+      assert.equal(1, result.code)
+      local words = (count == 1 and "1 sample of the background learner was" or
+        "9 samples of the background learner were") .. " not sent"
+      assert.truthy(result.err:find(words, 1, true), result.err)
+    end
+  end)
+
+  -- The lines that a script writes when it is interrupted after `rest`.
+  local function interrupted(rest)
+    local result = servers.run([[
+      local river = require "river"
+      local cli = river.Client(arg[1])
+      local model = river.preprocessing.StandardScaler() | river.linear_model.LinearRegression()
+      cli:upload_model(model, "regression", "int")
+      ]] .. rest, {args = {server.url}, seconds = 30})
+    assert.equal(130, result.code, result.err)
+    local lines = {}
+    for line in result.err:gmatch("[^\n]+") do lines[#lines + 1] = line end
+    return lines, result.err
+  end
+
+  it("counts at Ctrl-C what really waits, and says it without a closing block", function()
+    for _, attribute in ipairs{"<close>", ""} do
+      local lines, text = interrupted([[
+        local learner ]] .. attribute .. [[ = cli:background{capacity = 20}
+        for i = 1, 400 do
+          learner:learn("int", {a = i}, i)
+          if i == 400 then io.popen("kill -INT $PPID"):close() end
+        end
+        require("riverlua.task").sleep(60)
+      ]])
+      local waiting, under_way = text:match("(%d+) samples? of the .- not sent; (%d+) that")
+      assert.truthy(waiting, text)
+      assert.truthy(tonumber(waiting) <= 20 and tonumber(under_way) <= 65, text)
+      assert.equal(2, #lines, text)
+    end
+  end)
+
+  it("learn_many shows at Ctrl-C no stacks of its own", function()
+    local lines, text = interrupted([[
+      local i = 0
+      cli:learn_many("int", function()
+        i = i + 1
+        if i == 200 then io.popen("kill -INT $PPID"):close() end
+        return {a = i}, i
+      end)
+    ]])
+    assert.is_nil(text:find("was here", 1, true), text)
+    assert.truthy(lines[1]:find("interrupted", 1, true), text)
   end)
 
   it("stops at Ctrl-C", function()

@@ -139,9 +139,69 @@ describe("learn_many", function()
       assert.equal(told[i], entry.index)
     end
     assert.same({"argument", "argument", "argument", "model"}, {kinds[7], kinds[8], kinds[9], kinds[13]})
-    local err = failure_of("argument", cli.learn_many, cli, "m", samples, {stop_on_error = true})
-    assert.equal(7, err.index)
-    assert.equal(6, err.report.done + err.report.failed - 1)
+  end)
+
+  it("reports in the order of the samples, also what was wrong before it was sent", function()
+    -- 3 is refused, 5 was not looked at and is sent again, 6 is lost, 4 and 9 cannot be sent
+    local seen = {}
+    local transport = piped_transport(function(req)
+      local a = req.json.features.a
+      seen[a] = (seen[a] or 0) + 1
+      if a == 3 or a == 8 then return {status = 400, body = '"ValueError(\'odd\')"'} end
+      if a == 5 and seen[a] == 1 then return {status = 429, body = '"slow down"'} end
+      if a == 6 then return nil end
+      return LEARNED
+    end)
+    local cli = river.Client{transport = transport}
+    local samples = numbers(10)
+    samples[4], samples[9] = {{}, 1}, {{a = 0 / 0}, 1}
+    local told = {}
+    local report = cli:learn_many("m", samples, {on_error = function(entry) told[#told + 1] = entry.index end})
+    local indices, kinds = {}, {}
+    for i, entry in ipairs(report.errors) do indices[i], kinds[i] = entry.index, entry.error.kind end
+    assert.same({3, 4, 6, 8, 9}, indices)
+    assert.same(indices, told)
+    assert.same({"model", "argument", "connect", "model", "argument"}, kinds)
+    assert.same({5, 5, 1}, {report.done, report.failed, report.uncertain})
+    assert.equal(2, seen[5])
+    -- more of them than fit into the window
+    for i = 4, 10 do samples[i] = {{}, i} end
+    report = cli:learn_many("m", samples, {window = 2})
+    indices = {}
+    for i, entry in ipairs(report.errors) do indices[i] = entry.index end
+    assert.same({3, 4, 5, 6, 7, 8, 9, 10}, indices)
+  end)
+
+  it("stops at the first error by index, and sends nothing behind it", function()
+    local transport = piped_transport(function(req)
+      if req.json.features.a == 3 then return {status = 400, body = '"ValueError(\'odd\')"'} end
+      return LEARNED
+    end)
+    local cli = river.Client{transport = transport}
+    local samples = numbers(50)
+    samples[7] = {{a = 0 / 0}, 1}
+    local err = failure_of("model", cli.learn_many, cli, "m", samples, {stop_on_error = true})
+    assert.same({3, 5, 1}, {err.index, err.report.done, err.report.failed})
+    assert.equal(3, err.report.errors[1].index)
+    samples[3] = {{a = 30}, 3}
+    transport.sent = {}
+    err = failure_of("argument", cli.learn_many, cli, "m", samples, {stop_on_error = true})
+    assert.same({7, 6, 1}, {err.index, err.report.done, err.report.failed})
+    assert.equal(6, #transport.sent)
+  end)
+
+  it("says of a sample that is no table just that", function()
+    local cli = river.Client{transport = piped_transport(function() return LEARNED end)}
+    local report = cli:learn_many("m", {{{a = 1}, 1}, "bad", 7, json.null, {{a = 1}}})
+    assert.same({1, 4}, {report.done, report.failed})
+    local words = {"a sample is a table, got a string", "a sample is a table, got a number",
+      "a sample is a table, got null", "the label is missing"}
+    for i, entry in ipairs(report.errors) do
+      assert.truthy(entry.error.message:find(words[i], 1, true), entry.error.message)
+    end
+    -- a text model learns texts
+    assert.equal(2, cli:learn_many("texts", {"one text", "another"}).done)
+    assert.equal(2, cli:learn_many("texts", {{"one text", 1}, {"another", 2}}).done)
   end)
 
   it("what concerns all samples is raised, with what has been done", function()
@@ -172,6 +232,7 @@ describe("learn_many", function()
     local cli = river.Client{transport = transport}
     local report = cli:learn_many("m", numbers(30), {window = 4})
     assert.same({28, 2, 2}, {report.done, report.failed, report.uncertain})
+    assert.equal("28 done, 2 failed (2 of them may have been done)", tostring(report))
     assert.same({10, 11}, {report.errors[1].index, report.errors[2].index})
     assert.is_true(report.errors[1].uncertain)
     local times = {}

@@ -237,7 +237,7 @@ describe("a call returns", function()
     assert.equal("\x80\x04N.", file:read("a"))
     file:close()
     os.remove(path)
-    refuses("cannot write", cli.download_model, cli, "m", "/nowhere/at/all.pkl")
+    refuses("cannot write: /nowhere/at/all.pkl: ", cli.download_model, cli, "m", "/nowhere/at/all.pkl")
   end)
 end)
 

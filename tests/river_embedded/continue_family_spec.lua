@@ -2,6 +2,7 @@
 -- stored then.
 
 local equal = assert(loadfile("tests/river_embedded/equal.lua", "t", _ENV))()
+local support = dofile("tests/river_embedded/support.lua")
 local json = require "riverlua.json"
 local pickle = require "river.embedded.pickle"
 local registry = require "river.embedded.registry"
@@ -54,19 +55,6 @@ local function learn(model, reader, samples, first, last)
   end
 end
 
-local function write_file(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  return text
-end
-
 local function close_enough(ours, theirs, what)
   local difference = math.abs(ours - theirs)
   assert(difference <= 1e-9 * math.max(math.abs(ours), math.abs(theirs)),
@@ -91,7 +79,7 @@ end
 local function continue_in_python(jobs)
   local lines, path = {}, os.tmpname()
   for i, job in ipairs(jobs) do lines[i] = json.encode(job, {sort = true}) end
-  write_file(path, table.concat(lines, "\n") .. "\n")
+  support.write_file(path, table.concat(lines, "\n") .. "\n")
   local command = ("PYTHONHASHSEED=0 %s tests/river_embedded/continue_family.py <%s"):format(PYTHON, path)
   local pipe, answers = assert(io.popen(command)), {}
   for line in pipe:lines() do answers[#answers + 1] = json.decode(line, {nan = true}) end
@@ -110,12 +98,12 @@ local function prepare()
     learn(model, reader, samples, 1, FIRST)
     local job = {path = os.tmpname(), out = os.tmpname(), samples = spec[3], first = FIRST + 1, last = SECOND,
       predict = spec[4], supervised = true}
-    write_file(job.path, pickle.dump(model))
+    support.write_file(job.path, pickle.dump(model))
     cases[i], jobs[i] = {model = model, reader = reader, samples = samples}, job
   end
   for i, answer in ipairs(continue_in_python(jobs)) do
     cases[i].answer = answer
-    cases[i].stored = read_file(jobs[i].out)
+    cases[i].stored = support.read_file(jobs[i].out)
     os.remove(jobs[i].path)
     os.remove(jobs[i].out)
   end

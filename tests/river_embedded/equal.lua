@@ -9,6 +9,7 @@
 -- computed is kept under build/reference and used again until the model, the script or the library changes.
 
 local json = require "riverlua.json"
+local learning = require "river.embedded.learning"
 local registry = require "river.embedded.registry"
 local row = require "river.embedded.row"
 local python = require "river.embedded.python"
@@ -136,19 +137,20 @@ end
 function equal.compare(case, samples)
   local count = case.count or COUNT
   local theirs = reference(case, samples, count)
-  local model, reader = registry.build(case.model), row.reader()
+  local model = registry.build(case.model)
+  local entry = {model = model, reader = row.reader()}
+  local function read(x) return (learning.read_features(entry, x)) end
   local result = setmetatable({worst = 0, tolerance = case.tolerance or 1e-9}, compared)
   local method = model.aliases and model.aliases[case.predict] or case.predict
   for i, sample in ipairs(equal.samples(samples, count)) do
-    local read = reader:read(sample[1])
-    local prediction, order = model[method](model, read)
+    local prediction, order = model[method](model, read(sample[1]))
     local expected = theirs[i]
     result:value(prediction, expected, "prediction " .. i, order)
     if case.supervised ~= false then
       model:check_target(sample[2])
-      model:learn_one(reader:read(sample[1]), sample[2])
+      model:learn_one(read(sample[1]), sample[2])
     else
-      model:learn_one(reader:read(sample[1]))
+      model:learn_one(read(sample[1]))
     end
   end
   return result.worst

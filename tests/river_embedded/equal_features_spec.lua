@@ -59,6 +59,10 @@ equal.check("products and words", {
     on = REGRESSION},
   interactions = {model = compose.Discard("city", "color") | fx.PolynomialExtender{interaction_only = true} | scaler()
     | linear(), on = {"mixed_regression", "mixed_binary"}},
+  text = {model = fx.BagOfWords() | bayes.MultinomialNB(), on = {"bare_texts_multiclass", "bare_texts_binary"},
+    predict = PROBA},
+  ["two texts"] = {model = (fx.BagOfWords() + fx.TFIDF()) | bayes.ComplementNB(), on = {"bare_texts_multiclass"},
+    predict = PROBA},
   words = {model = fx.BagOfWords{on = "text"} | bayes.MultinomialNB(), on = {"texts_multiclass", "texts_binary"},
     predict = PROBA},
   ["words as they are"] = {model = fx.BagOfWords{on = "text", strip_accents = false, lowercase = false,

@@ -15,19 +15,6 @@ local function remove(path)
   assert(os.execute("rm -rf '" .. path .. "'"))
 end
 
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  return text
-end
-
-local function write_file(path, text)
-  local file = assert(io.open(path, "wb"))
-  assert(file:write(text))
-  file:close()
-end
-
 local function linear() return river.preprocessing.StandardScaler() | river.linear_model.LinearRegression() end
 
 local function logistic() return river.preprocessing.StandardScaler() | river.linear_model.LogisticRegression() end
@@ -89,10 +76,10 @@ describe("embedded:<folder>", function()
     teach(cli, name, 1, 10)
     local before = abandoned(path)
     cli:close()
-    local journal = read_file(before .. "/journal.jsonl")
+    local journal = support.read_file(before .. "/journal.jsonl")
     for _, cut in ipairs{2, 5, 60} do
       local copy = abandoned(before)
-      write_file(copy .. "/journal.jsonl", journal:sub(1, -1 - cut))
+      support.write_file(copy .. "/journal.jsonl", journal:sub(1, -1 - cut))
       local again = river.Client("embedded:" .. copy)
       assert.equal(9, again:stats(name).learn.n_calls)
       teach(again, name, 10, 10)
@@ -110,7 +97,7 @@ describe("embedded:<folder>", function()
     for _, rubbish in ipairs{'{"kind":"learn","model":"m","fea', '{"kind":"le\n\n', "\0\xff\n"} do
       local copy = temporary_folder()
       assert(folder.make(copy))
-      write_file(copy .. "/journal.jsonl", rubbish)
+      support.write_file(copy .. "/journal.jsonl", rubbish)
       local cli = river.Client("embedded:" .. copy)
       cli:upload_model(linear(), "regression", "m")
       teach(cli, "m", 1, 10)
@@ -154,11 +141,11 @@ describe("embedded:<folder>", function()
     local cli = open()
     local name = cli:upload_model(linear(), "regression", "m")
     teach(cli, name, 1, 25)
-    local journal = read_file(path .. "/journal.jsonl")
+    local journal = support.read_file(path .. "/journal.jsonl")
     local expected = cli:predict(name, SAMPLE).prediction
     cli:close()
     -- the model was saved, the journal not yet emptied
-    write_file(path .. "/journal.jsonl", journal)
+    support.write_file(path .. "/journal.jsonl", journal)
     local again <close> = open()
     assert.equal(expected, again:predict(name, SAMPLE).prediction)
     assert.equal(25, again:stats(name).learn.n_calls)
@@ -223,20 +210,20 @@ describe("embedded:<folder>", function()
     cli:upload_model(linear(), "regression", "m")
     cli:close()
     local file = path .. "/m.model"
-    local bytes = read_file(file)
+    local bytes = support.read_file(file)
     for _, damaged in ipairs{"", "x", bytes:sub(1, -10), bytes:sub(1, 40) .. "\xff" .. bytes:sub(42)} do
-      write_file(file, damaged)
+      support.write_file(file, damaged)
       local problem = support.error_of(open)
       assert.is_true(errors.is(problem, "storage"), tostring(problem))
       assert.truthy(problem.message:find("m.model", 1, true))
-      assert.equal(damaged, read_file(file))
+      assert.equal(damaged, support.read_file(file))
     end
-    write_file(file, bytes)
+    support.write_file(file, bytes)
     open():close()
   end)
 
   it("says why a folder cannot be used", function()
-    write_file(path, "a file")
+    support.write_file(path, "a file")
     local problem = support.error_of(open)
     assert.is_true(errors.is(problem, "storage"), tostring(problem))
   end)
@@ -249,7 +236,7 @@ describe("riverlua.core.folder", function()
     assert.is_true(folder.make(root .. "/a/b"))
     assert.is_true(folder.replace(root .. "/a/f", "one"))
     assert.is_true(folder.replace(root .. "/a/f", "two\0"))
-    assert.equal("two\0", read_file(root .. "/a/f"))
+    assert.equal("two\0", support.read_file(root .. "/a/f"))
     local names = folder.list(root .. "/a")
     table.sort(names)
     assert.same({"b", "f"}, names)

@@ -75,16 +75,10 @@ local function download(service)
   return answer.body
 end
 
-local function write_file(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
 -- Runs the Python side on all models at once.
 local function continue_in_python(jobs)
   local job_path = os.tmpname()
-  write_file(job_path, json.encode(jobs, {sort = true}))
+  support.write_file(job_path, json.encode(jobs, {sort = true}))
   local pipe = assert(io.popen(("%s tests/river_embedded/continue_model.py <%s"):format(PYTHON, job_path)))
   local text = pipe:read("a")
   pipe:close()
@@ -120,7 +114,7 @@ describe("a downloaded model", function()
       local samples = support.synthetic(case[2], 700)
       services[i] = trained(case[3](), case[2], samples)
       jobs[i] = {path = os.tmpname(), flavor = case[2], samples = table.move(samples, 501, 700, 1, {})}
-      write_file(jobs[i].path, download(services[i]))
+      support.write_file(jobs[i].path, download(services[i]))
     end
     for i, answer in ipairs(continue_in_python(jobs)) do
       local flavor, samples = jobs[i].flavor, jobs[i].samples

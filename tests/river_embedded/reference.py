@@ -84,6 +84,8 @@ SAMPLES = {
     "counts_multiclass": lambda: counts("multiclass"),
     "texts_binary": lambda: texts("binary"),
     "texts_multiclass": lambda: texts("multiclass"),
+    "bare_texts_binary": lambda: ((x["text"], y) for x, y in texts("binary")),
+    "bare_texts_multiclass": lambda: ((x["text"], y) for x, y in texts("multiclass")),
 }
 
 
@@ -92,9 +94,14 @@ def plain(value):
     return value.item() if hasattr(value, "item") else value
 
 
+def copied(x):
+    """A sample of its own, in sorted order; a text is one too."""
+    return x if isinstance(x, str) else {str(key): plain(x[key]) for key in sorted(x, key=str)}
+
+
 def samples(name, count):
     for x, y in itertools.islice(SAMPLES[name](), count):
-        yield {str(key): plain(x[key]) for key in sorted(x, key=str)}, plain(y)
+        yield copied(x), plain(y)
 
 
 def recorded(prediction):
@@ -109,11 +116,11 @@ def run(case):
     predict = getattr(model, case["predict"])
     predictions = []
     for x, y in samples(case["samples"], case["count"]):
-        predictions.append(recorded(predict(dict(x))))
+        predictions.append(recorded(predict(copied(x))))
         if case["supervised"]:
-            model.learn_one(dict(x), y)
+            model.learn_one(copied(x), y)
         else:
-            model.learn_one(dict(x))
+            model.learn_one(copied(x))
     return {"predictions": predictions}
 
 

@@ -14,7 +14,8 @@ local function regression() return scaler() | linear() end
 local function refused(model, flavor)
   local answer = support.open().upload(model, flavor or "regression", "m")
   assert.equal(400, answer.status)
-  return answer:json().message
+  local problem = answer:json()
+  return problem.message .. (problem.hint and " – " .. problem.hint or "")
 end
 
 local function assert_says(text, ...)
@@ -22,11 +23,10 @@ local function assert_says(text, ...)
 end
 
 describe("a model description that cannot be built", function()
-  it("with a class that is missing names those there are", function()
-    assert_says(refused(river.facto.FMRegressor()), "no river.facto.FMRegressor",
-      "river.compose.Pipeline", "river.linear_model.LinearRegression", "river.linear_model.LogisticRegression",
-      "river.preprocessing.StandardScaler")
+  it("with a class that is missing says who has it, or what was meant", function()
+    assert_says(refused(river.facto.FMRegressor()), "no river.facto.FMRegressor", "a River server has it")
     assert_says(refused(river.preprocessing.GapEncoder() | linear()), "no river.preprocessing.GapEncoder")
+    assert_says(refused(river.class "river.nothing.Alike"()), "lists those there are")
     assert_says(refused(river.class "river.linear_model.LinearRegresion"()),
       "did you mean river.linear_model.LinearRegression?")
   end)
@@ -151,6 +151,40 @@ describe("stats", function()
     assert.equal("1ms569μs115ns", humanize(1569115))
     assert.equal("2m3s5μs", humanize(123000005000))
     assert.equal("1s", humanize(1000000000))
+  end)
+end)
+
+describe("a table in place of a name", function()
+  local python = require "river.embedded.python"
+
+  it("is written as Python writes it", function()
+    for text, wanted in pairs{
+      ["[]"] = "[]", ["{}"] = "{}", ['[1,2.5,"x",null,true]'] = "[1, 2.5, 'x', None, True]",
+      ['{"b":{"c":"it\'s"},"a":[[]]}'] = [=[{'a': [[]], 'b': {'c': "it's"}}]=],
+    } do
+      assert.equal(wanted, python.str(json.decode(text)))
+    end
+    assert.equal("None", python.str(python.None))
+  end)
+
+  it("is cut short when it is deep or long, and shows no address", function()
+    local deep, loop = {}, {}
+    for _ = 1, 50 do deep = {deep} end
+    loop[1] = loop
+    assert.equal("[[[[[[[[[...]]]]]]]]]", python.str(deep))
+    assert.equal(python.str(deep), python.str(loop))
+    local long = python.str{("ä"):rep(3000), "end"}
+    assert.equal("['" .. ("ä"):rep(1000) .. "...', ...]", long)
+    assert.truthy(#python.str(json.decode("[" .. ("1,"):rep(5000) .. "1]")) < 3000)
+    for _, value in ipairs{print, coroutine.create(print), {print}} do
+      assert.is_nil(python.str(value):find("0x", 1, true))
+    end
+  end)
+
+  it("is counted under that text", function()
+    local service = support.open()
+    for _ = 1, 3 do assert.equal(400, service.predict{model = {a = 1}, features = {a = 1}}.status) end
+    assert.equal(3, service.send("GET", "/stats/", {json = {model = {a = 1}}}):json().predict.n_calls)
   end)
 end)
 
@@ -399,7 +433,7 @@ describe("the client on embedded:", function()
     assert_says(tostring(problem), "TypeError", "unsupported operand type(s) for -: 'str' and 'float'")
     ok, problem = pcall(cli.upload_model, cli, river.facto.FMRegressor(), "regression")
     assert.is_false(ok)
-    assert_says(tostring(problem), "river.preprocessing.StandardScaler")
+    assert_says(tostring(problem), "no river.facto.FMRegressor", "a River server has it")
     ok, problem = pcall(cli.predict, cli, "nope", {a = 1})
     assert.is_false(ok)
     assert_says(tostring(problem), "No model named 'nope'")

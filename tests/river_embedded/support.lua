@@ -14,6 +14,12 @@ function support.read_file(path)
   return text
 end
 
+function support.write_file(path, text)
+  local file = assert(io.open(path, "wb"))
+  assert(file:write(text))
+  file:close()
+end
+
 function support.reference()
   return json.decode(support.read_file(FOLDER .. "reference.json"))
 end

@@ -102,6 +102,44 @@ def outside_the_prefix(port):
         assert status == 404 and headers["Content-Type"].startswith("text/html"), path
 
 
+def strange_names(port):
+    """Names that no answer could tell are refused, so that the answers about all models stay possible."""
+    api = Api(port)
+    for name in ["%ff%fe", "a%80", "%ed%a0%80", "%c3"]:
+        status, _, body = api.send("POST", "/model/regression/%s/" % name, model_bytes())
+        assert status == 400 and "UTF-8" in json.loads(body)["message"], (name, status, body)
+        assert api.send("GET", "/model/%s/" % name)[0] == 404
+        assert api.send("GET", "/model/download/%s/" % name)[0] == 404
+        assert api.send("DELETE", "/model/", "model=" + name)[0] == 404
+    assert api.json("POST", "/model/regression/%c3%a4%00b/", model_bytes()) == {"name": "ä\0b"}
+    assert "ä\0b" in api.json("GET", "/models/")["models"]
+    for path in ["/learn/", "/predict/", "/label/"]:
+        status = api.send("POST", path, b'{"model": "\xff", "features": {"a": 1}, "label": 1, "identifier": 1}')[0]
+        assert status == 400, (path, status)
+
+
+def tables_as_names(port):
+    """What is no name is repeated as Python would write it."""
+    api, x = Api(port), {"a": 1.0}
+    api.json("POST", "/model/regression/named/", model_bytes())
+    for value in [{"a": 1}, [1, 2.5, "x"], {"b": [True, None, {"c": "it's"}], "d": {}, "e": []}, ["é\n"]]:
+        status, _, body = api.send("POST", "/learn/", {"model": value, "features": x, "ground_truth": 1})
+        assert (status, json.loads(body)) == (400, "No model named '%s'." % value), body
+        sample = {"model": "named", "identifier": value, "label": 1}
+        status, _, body = api.send("POST", "/label/", sample)
+        assert (status, json.loads(body)) == (400, "No information stored for ID '%s'" % value), body
+        assert api.json("POST", "/predict/", {"model": "named", "features": x, "identifier": value})["identifier"] == value
+        assert api.json("POST", "/label/", sample) == "Successful label."
+        assert api.json("GET", "/stats/", {"model": value})["learn"]["n_calls"] == 1
+    deep = inner = []
+    for _ in range(100):
+        inner.append([])
+        inner = inner[0]
+    for value in [deep, ["x" * 100000], list(range(100000)), {str(i): i for i in range(10000)}]:
+        status, _, body = api.send("POST", "/predict/", {"model": value, "features": x})
+        assert status == 400 and len(body) < 5000 and b"..." in body and b"0x" not in body, body[:200]
+
+
 # ---- authentication
 
 
@@ -165,6 +203,42 @@ def bad_credentials(port):
         assert Api(port).send("GET", "/auth/token/", None, {"Authorization": header})[0] == 403, header
     status, headers, _ = Api(port).send("GET", "/models/", None, {"Host": 'x"y'})
     assert status == 401 and headers["Www-Authenticate"].startswith('realm="http://127.0.0.1:%d/' % port)
+
+
+def large_bodies(port, user, token):
+    """Bodies of strangers are not read; who is known may send them, and the official client finds its way."""
+    from riverapi.main import Client
+
+    def large(method, path, headers=None):
+        api = Api(port)
+        api.connection.putrequest(method, "/api" + path)
+        api.connection.putheader("Content-Length", "100000000")
+        for name, value in (headers or {}).items():
+            api.connection.putheader(name, value)
+        api.connection.endheaders()
+        response = api.connection.getresponse()   # nothing of the body has been sent
+        assert response.headers["Connection"] == "close"
+        return response.status, response.headers
+
+    for path in ["/learn/", "/predict/", "/model/regression/x/", "/model/regression/"]:
+        for headers in [{}, bearer("forged")]:
+            status, answered = large("POST", path, headers)
+            assert status == 401 and answered["Www-Authenticate"].startswith('realm="http://127.0.0.1'), (path, status)
+        assert large("POST", path, basic(user, token))[0] == 403
+    assert large("POST", "/label/")[0] == large("GET", "/metrics/")[0] == large("GET", "/stream/events/")[0] == 413
+    assert large("POST", "/nope/")[0] == 404 and large("POST", "/learn")[0] == 301
+    assert large("GET", "/auth/token/")[0] == 403
+    assert large("GET", "/auth/token/", basic(user, token))[0] == 200
+    os.environ["RIVER_ML_USER"], os.environ["RIVER_ML_TOKEN"] = user, token
+    client = Client("http://127.0.0.1:%d" % port, quiet=True)
+    Api(port).send("GET", "/auth/token/", None, basic(user, token))
+    granted = json.loads(Api(port).send("GET", "/auth/token/", None, basic(user, token))[2])["token"]
+    mine = Api(port, headers=bearer(granted))
+    mine.json("POST", "/model/regression/large/", model_bytes())
+    features = {"feature %d" % i: float(i) for i in range(20000)}
+    assert client.learn("large", x=features, y=1.0) == "Successful learn."
+    assert mine.json("GET", "/stats/", {"model": "large"})["learn"]["n_calls"] == 1
+    assert len(mine.send("GET", "/model/download/large/")[2]) > 100000
 
 
 # ---- clients

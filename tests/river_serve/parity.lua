@@ -3,24 +3,8 @@
 
 local assert = require "luassert"
 local json = require "riverlua.json"
-local river = require "river"
 local pickle = require "river.pickle"
-
-local scaler, linear = river.preprocessing.StandardScaler, river.linear_model.LinearRegression
-local logistic, Pipeline = river.linear_model.LogisticRegression, river.compose.Pipeline
-
-local MODELS = {
-  regression = function() return scaler() | linear() end,
-  binary = function() return scaler() | logistic() end,
-  linear = function() return linear() end,
-  logistic = function() return logistic() end,
-  scaler = function() return scaler() end,
-  scaler_pipeline = function() return Pipeline(scaler()) end,
-  model_in_the_middle = function() return Pipeline(linear(), linear()) end,
-  twins = function()
-    return Pipeline(scaler{with_std = false}, scaler(), {"last", linear{l2 = 0.5, intercept_lr = 1}})
-  end,
-}
+local MODELS = dofile("tests/river_embedded/parity_models.lua")
 
 -- What is answered where the real server fails without a word.
 local BETTER = {["/predict/"] = 500, ["/learn/"] = 400}

@@ -99,6 +99,8 @@ describe("the service", function()
   it("answers as the real server does", function() check("same_answers", server, real.port) end)
   it("has nothing outside of its prefix", function() check("outside_the_prefix", server) end)
   it("loses no learn of 8 clients", function() check("no_learn_is_lost", server) end)
+  it("refuses names that no answer could tell", function() check("strange_names", server) end)
+  it("tells nobody where its tables are", function() check("tables_as_names", server) end)
   it("tells events in the server's words", function() check("events", server) end)
   it("tells events to the official client", function() check("official_events", server) end)
 
@@ -174,6 +176,16 @@ describe("a service with a user", function()
   it("lets the official client in", function()
     local server <close> = serve{"--user", USER, "--token", TOKEN}
     check("with_token", server, USER, TOKEN)
+  end)
+
+  it("reads no large bodies of strangers", function()
+    local server <close> = serve{"--user", USER, "--token", TOKEN}
+    check("large_bodies", server, USER, TOKEN)
+    local cli <close> = river.Client(server.base, {user = USER, token = TOKEN})
+    local features = {}
+    for i = 1, 20000 do features["feature " .. i] = i end
+    cli:learn("large", features, 1)   -- the first request: without a bearer token
+    assert.equal(2, cli:stats("large").learn.n_calls)
   end)
 
   it("is not confused by strange credentials", function()

@@ -49,6 +49,15 @@ function Child:finish()
   return {out = out, code = tonumber(code), err = err}
 end
 
+-- The first interrupt makes the child say `said`, the second one ends it.
+local function second_ends(child, said)
+  child:expect("ready")
+  child:interrupt()
+  child:expect(said)
+  child:interrupt()
+  assert.equal(130, child:finish().code)
+end
+
 local function interrupted(script, ...)
   local child = start(script, ...)
   child:expect("ready")
@@ -204,11 +213,7 @@ describe("SIGINT", function()
         print "swallowed"
       end
     ]])
-    child:expect("ready")
-    child:interrupt()
-    child:expect("swallowed")
-    child:interrupt()
-    assert.equal(130, child:finish().code)
+    second_ends(child, "swallowed")
   end)
 
   it("the second one ends a <close> handler that does not return", function()
@@ -220,11 +225,7 @@ describe("SIGINT", function()
       print "ready"
       task.sleep(1000)
     ]])
-    child:expect("ready")
-    child:interrupt()
-    child:expect("closing")
-    child:interrupt()
-    assert.equal(130, child:finish().code)
+    second_ends(child, "closing")
   end)
 
   it("the second one ends the wait for tasks that do not end", function()
@@ -239,11 +240,7 @@ describe("SIGINT", function()
       print "ready"
       task.sleep(1000)
     ]])
-    child:expect("ready")
-    child:interrupt()
-    child:expect("swallowed")
-    child:interrupt()
-    assert.equal(130, child:finish().code)
+    second_ends(child, "swallowed")
   end)
 
   it("the second one ends C code that never looks", function()

@@ -13,6 +13,13 @@ local server
 
 local function text(body) return {status = 200, headers = {["content-type"] = "text/plain"}, body = body} end
 
+-- Megabytes of memory that this process has.
+local function resident()
+  local statm <close> = io.open("/proc/self/statm")
+  statm:read("n")
+  return statm:read("n") * 4096 // 1000000
+end
+
 local function open_files()
   local count = 0
   for _ in require("lfs").dir("/proc/self/fd") do count = count + 1 end
@@ -63,13 +70,18 @@ local routes = {
   end,
   state = function()
     return text(json.encode{open = server.listener:open(), accepted = server.accepted, requests = server.requests,
-      closed = closed, failures = failures, files = open_files()})
+      closed = closed, failures = failures, files = open_files(), resident = resident()})
   end,
   wait_closed = function(_, n) return wait_until(function() return closed >= tonumber(n) end) end,
   wait_open = function(_, n)
     local due = task.now() + 20
     while server.listener:open() > tonumber(n) and task.now() < due do server.changed:wait(due - task.now()) end
     return text(tostring(server.listener:open()))
+  end,
+  wait_served = function(_, n)
+    local due = task.now() + 20
+    while server.served > tonumber(n) and task.now() < due do server.changed:wait(due - task.now()) end
+    return text(tostring(server.served))
   end,
   hold = function()
     released:wait()
@@ -97,6 +109,12 @@ options.handler = function(req)
   local route = routes[name]
   if route then return route(req, rest) end
   return {status = 404, body = "no such path"}
+end
+-- With the option `me`: large bodies are for that caller only.
+local me = options.me
+options.me = nil
+options.accept = me and function(req)
+  if req.headers.authorization ~= me then return {status = 401, body = "who are you?"} end
 end
 options.on_error = function() failures = failures + 1 end
 

@@ -39,6 +39,9 @@ describe("a server in this process", function()
     refused({handler = hello, port = 65536}, "at most 65535")
     refused({handler = hello, idle_timeout = 0 / 0}, "must not be negative")
     refused({handler = hello, max_body = 1.5}, "'max_body' must be an integer")
+    refused({handler = hello, max_bodies = 100, max_body = 101}, "'max_bodies' must not be below 'max_body'")
+    refused({handler = hello, max_streams = -1}, "'max_streams' must not be negative")
+    refused({handler = hello, accept = true}, "'accept' must be a callable")
   end)
 
   it("says when its port or address cannot be had", function()
@@ -118,6 +121,48 @@ describe("a server in this process", function()
       assert.equal("limit /x", told)
     end)
   end)
+
+  it("answers 500 for what cannot be sent, whatever the reason, and the connection goes on", function()
+    local told, ended = {}, 0
+    local late = setmetatable({status = 200}, {__index = function(_, name)
+      if name == "body" then return require("riverlua.json").encode("\xff") end
+    end})
+    beside({handler = function(req)
+      if req.path == "/late" then return late end
+      if req.path == "/fine" then return {status = 200, body = "fine"} end
+      return {status = 200, headers = {["x y"] = 1}, stream = function() return nil end,
+        close = function() ended = ended + 1 end}
+    end, on_error = function(problem, req) told[#told + 1] = problem.kind .. " " .. req.path end},
+    function(client, base, server)
+      for _, path in ipairs{"/late", "/stream", "/fine"} do
+        local res = client:get(base .. path)
+        assert.equal(path == "/fine" and 200 or 500, res.status)
+        assert.is_nil(res.body:find("UTF", 1, true))
+      end
+      assert.same({"json /late", "argument /stream"}, told)
+      assert.same({1, 1}, {ended, server.accepted})
+    end)
+  end)
+
+  it("asks about a large body before it comes", function()
+    local asked, body = {}, ("x"):rep(300000)
+    beside({handler = function(req) return {status = 201, body = #(req.body or "") .. req.headers.authorization} end,
+      accept = function(req)
+        asked[#asked + 1] = ("%s %s %s %s"):format(req.method, req.path, req.headers.authorization, req.body)
+        if req.headers.authorization ~= "me" then return {status = 401, body = "who?"} end
+      end}, function(client, base, server)
+      local function post(text, who)
+        local res = client:post(base .. "/x", {body = text, headers = {authorization = who}})
+        return res.status .. " " .. res.body
+      end
+      assert.equal("201 5you", post("small", "you"))
+      assert.same({}, asked)
+      assert.equal("401 who?", post(body, "you"))
+      assert.equal("201 300000me", post(body, "me"))
+      assert.same({"POST /x you nil", "POST /x me nil"}, asked)
+      assert.equal(3, server.requests)
+    end)
+  end)
 end)
 
 describe("the end of a program", function()
@@ -149,7 +194,7 @@ describe("the end of a program", function()
       do
         local core = require "riverlua.core.listener"
         local listener = core.listen{host = "127.0.0.1", port = 0, backlog = 5, max_connections = 5, max_target = 9,
-          max_head = 99, max_headers = 9, max_body = 9}
+          max_head = 99, max_headers = 9, max_body = 9, max_bodies = 9}
         local waiting = coroutine.create(function() listener:accept() end)
         local running = task.spawn(function() coroutine.resume(waiting) end)
         task.sleep(0)

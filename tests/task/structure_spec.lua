@@ -73,21 +73,8 @@ describe("riverlua.task", function()
       assert.same({1, nil, 3, n = 3}, results)
     end)
 
-    it("never runs more at once than allowed, and as many as allowed", function()
-      for _, bound in ipairs{1, 3, 8} do
-        local items, running, most = {}, 0, 0
-        for i = 1, 25 do items[i] = i end
-        task.map(items, function()
-          running = running + 1
-          most = math.max(most, running)
-          task.sleep(0)
-          running = running - 1
-        end, {concurrency = bound})
-        assert.equal(bound, most)
-      end
-    end)
-
-    it("runs 8 at once unless told otherwise", function()
+    -- How many calls of a map over 25 items ran at once.
+    local function most_at_once(options)
       local items, running, most = {}, 0, 0
       for i = 1, 25 do items[i] = i end
       task.map(items, function()
@@ -95,8 +82,16 @@ describe("riverlua.task", function()
         most = math.max(most, running)
         task.sleep(0)
         running = running - 1
-      end)
-      assert.equal(8, most)
+      end, options)
+      return most
+    end
+
+    it("never runs more at once than allowed, and as many as allowed", function()
+      for _, bound in ipairs{1, 3, 8} do assert.equal(bound, most_at_once{concurrency = bound}) end
+    end)
+
+    it("runs 8 at once unless told otherwise", function()
+      assert.equal(8, most_at_once())
     end)
 
     it("cancels the rest after a failure and starts no more", function()

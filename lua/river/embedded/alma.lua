@@ -6,8 +6,9 @@ local losses = require "river.embedded.losses"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
 local slots = require "river.embedded.slots"
+local stage = require "river.embedded.stage"
 
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local power = require("riverlua.core.math").pow
 
 local ALMAClassifier = registry.class{
   class = "river.linear_model.ALMAClassifier", role = "estimator", supervised = true, transient = {"cache"},
@@ -26,14 +27,8 @@ function ALMAClassifier:revive()
   self.cache = slots.cache()
 end
 
-local function raw(self, row)
-  local keys, space = row.keys, self.space
-  local plan = slots.plan(space, self.cache, keys)
-  return slots.dot(row, plan, keys.n < space.n and plan.present or plan.ordered, self.w)
-end
-
 function ALMAClassifier:predict_proba_one(row)
-  local p = losses.sigmoid(raw(self, row))
+  local p = losses.sigmoid(slots.product(self.space, self.cache, row, self.w))
   return {[false] = 1 - p, [true] = p}, {false, true}
 end
 
@@ -51,9 +46,7 @@ local function sign_of(y)
 end
 
 function ALMAClassifier.check_target(_, y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "ALMAClassifier.learn_one() missing 1 required positional argument: 'y'")
-  end
+  python.needs_target("ALMAClassifier", y, inner)
   if sign_of(y) then return end
   if type(y) == "string" then
     python.raise("ValueError", "invalid literal for int() with base 10: %s", python.quote(y))
@@ -95,27 +88,23 @@ function ALMAClassifier:learn_one(row, y)
   y = sign_of(y)
   if self.p < 1 then python.raise("ValueError", "math domain error") end
   local root_p, root_k = math.sqrt(self.p - 1), math.sqrt(self.k)
-  if y * raw(self, row) < (1 - self.alpha) * (self.B * root_p / root_k) then
+  if y * slots.product(self.space, self.cache, row, self.w) < (1 - self.alpha) * (self.B * root_p / root_k) then
     if root_p == 0 then python.raise("ZeroDivisionError", "float division by zero") end
     correct(self, row, y, self.C / (root_p * root_k))
   end
 end
 
 function ALMAClassifier:state(pickle)
-  local factory = pickle.reference("builtins.float")
   return {
-    {"w", pickle.object("collections.defaultdict", {factory, pickle.dict(slots.pairs(self.space, self.w))})},
+    {"w", stage.float_dict(pickle, self.space.names, self.w)},
     {"k", self.k},
   }
 end
 
 function ALMAClassifier:restore(state)
-  local pickle = require "river.embedded.pickle"
   if state.w == nil then return end
-  for _, pair in ipairs(state.w.args[2] or {}) do
-    self.w[slots.add(self.space, pickle.name(pair[1]))] = pickle.number(pair[2])
-  end
-  self.k = pickle.number(state.k)
+  slots.restore(self.space, self.w, state.w.args[2] or {})
+  self.k = require("river.embedded.pickle").number(state.k)
 end
 
 return {ALMAClassifier = ALMAClassifier}

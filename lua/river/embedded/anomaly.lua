@@ -17,22 +17,16 @@ local function define(name, supervised, params, fields)
   return class
 end
 
-local function type_of(value) return value == None and "NoneType" or python.type_name(value) end
-
 -- Those that learn without a target refuse one; a pipeline keeps it from them.
 local function takes_no_target(self, y, inner)
-  if y ~= nil and not inner then
-    python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'", self.name)
-  end
+  if not inner then python.takes_no_target(self.name, y) end
 end
 
 -- Those that look at the target need a number.
 local function takes_number(self, y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "%s.learn_one() missing 1 required positional argument: 'y'", self.name)
-  end
+  python.needs_target(self.name, y, inner)
   if type(y) ~= "number" and type(y) ~= "boolean" then
-    python.raise("TypeError", "unsupported operand type(s) for -: '%s' and 'float'", type_of(y))
+    python.raise("TypeError", "unsupported operand type(s) for -: '%s' and 'float'", python.type_name(y))
   end
 end
 
@@ -121,7 +115,7 @@ local function child(tree, i, row, places)
   if place then
     local value = row[place]
     if type(value) ~= "number" then
-      python.raise("TypeError", "'<' not supported between instances of '%s' and 'float'", type_of(value))
+      python.raise("TypeError", "'<' not supported between instances of '%s' and 'float'", python.type_name(value))
     end
     return value < tree.threshold[i] and 2 * i or 2 * i + 1
   end

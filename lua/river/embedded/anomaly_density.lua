@@ -9,7 +9,7 @@ local anomaly = require "river.embedded.anomaly"
 
 local huge, log, max, min, sqrt = math.huge, math.log, math.max, math.min, math.sqrt
 local None = python.None
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local power = require("riverlua.core.math").pow
 
 -- ------------------------------------------------------------------------------------------- local outlier factor
 

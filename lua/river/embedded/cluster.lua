@@ -6,7 +6,7 @@ local random = require "river.embedded.random"
 local registry = require "river.embedded.registry"
 
 local None = python.None
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local power = require("riverlua.core.math").pow
 
 --- K-means, a sample at a time: the center that is nearest moves towards the sample (MacQueen, 1967).
 --
@@ -33,17 +33,14 @@ function KMeans:init()
 end
 
 local function refuse_number(value)
-  local kind = value == None and "NoneType" or python.type_name(value)
-  python.raise("TypeError", "unsupported operand type(s) for -: 'float' and '%s'", kind)
+  python.raise("TypeError", "unsupported operand type(s) for -: 'float' and '%s'", python.type_name(value))
 end
 
 --- The library's learns without a target.
 ---@param y any
 ---@param inner boolean|nil true inside a pipeline, which keeps the target to itself
 function KMeans:check_target(y, inner)
-  if y ~= nil and not inner then
-    python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'", self.name)
-  end
+  if not inner then python.takes_no_target(self.name, y) end
 end
 
 -- The features of a center and of a sample in the order in which their distances are added. It changes only with the

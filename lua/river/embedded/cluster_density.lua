@@ -32,7 +32,7 @@ local function point_of(row)
   for i = 1, row.keys.n do
     local value = row[i]
     if type(value) ~= "number" then
-      python.raise("TypeError", "must be real number, not %s", value == None and "NoneType" or python.type_name(value))
+      python.raise("TypeError", "must be real number, not %s", python.type_name(value))
     end
     point.keys[i] = row.keys[i]
     point.values[row.keys[i]] = value + 0.0
@@ -458,19 +458,8 @@ local function connected(self)
     if not label_of[micro] then
       lists[#lists + 1] = {}
       label_of[micro] = #lists
-      local queue, first = touching(self, micro), 1
-      while queue[first] do
-        local other = queue[first]
-        if label_of[other] then
-          first = first + 1
-        else
-          label_of[other] = #lists
-          -- The library goes on only to those that have a label already.
-          for _, further in ipairs(touching(self, other)) do
-            if label_of[further] then queue[#queue + 1] = further end
-          end
-        end
-      end
+      -- The library means to go on from those, and goes on only to others that have a label already.
+      for _, other in ipairs(touching(self, micro)) do label_of[other] = label_of[other] or #lists end
     end
   end
   for _, key in ipairs(self.dense.keys) do

@@ -127,6 +127,13 @@ function Pipeline:construct(args, kwargs, built)
   self.transformer = last.transformer
 end
 
+--- Whether a sample may be a text instead of features.
+---@return boolean|nil
+function Pipeline:takes_text()
+  local first = self.steps[1]
+  return first.takes_text and first:takes_text()
+end
+
 --- A server asks a pipeline for its methods and always finds them, whatever its steps can do.
 function Pipeline.has(_, method)
   return method ~= "fit_one"
@@ -220,6 +227,15 @@ function Union:construct(args, kwargs, built)
   read_steps(self, args, kwargs, built)
   find_learners(self)
   self:revive()
+end
+
+--- Whether a sample may be a text instead of features.
+---@return boolean
+function Union:takes_text()
+  for _, step in ipairs(self.steps) do
+    if not step.takes_text or not step:takes_text() then return false end
+  end
+  return true
 end
 
 function Union:revive() self.out, self.cache, self.plan = {}, key_sets.new(), {} end

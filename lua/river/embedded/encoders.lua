@@ -41,9 +41,7 @@ end
 
 -- A transformer alone takes no target.
 local function check_target(self, y)
-  if y ~= nil then
-    python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'", self.name)
-  end
+  python.takes_no_target(self.name, y)
 end
 
 -- ------------------------------------------------------------------------------------------------------- one-hot

@@ -5,6 +5,7 @@
 
 local adwin = require "river.embedded.adwin"
 local exact_mean = require "river.embedded.exact_mean"
+local label_book = require "river.embedded.label_book"
 local python = require "river.embedded.python"
 local random = require "river.embedded.random"
 local registry = require "river.embedded.registry"
@@ -12,6 +13,7 @@ local registry = require "river.embedded.registry"
 local log = math.log
 local None = python.None
 local label_key = python.label_key
+local add_votes = label_book.add_votes
 
 local function is_same(a, b)
   return label_key(a) == label_key(b)
@@ -19,42 +21,13 @@ end
 
 -- ------------------------------------------------------------------------------------------------- adding votes
 
--- Adds probabilities as Python's Counter does.
-local function add_votes(probs, order, votes, labels, weight)
-  for i = 1, #labels do
-    local label = labels[i]
-    local p = weight and votes[label] * weight or votes[label]
-    if probs[label] then
-      probs[label] = p + probs[label]
-    else
-      order[#order + 1], probs[label] = label, p
-    end
-  end
-end
-
-local function sum_of(probs, order)
-  local sum = 0
-  for i = 1, #order do sum = sum + probs[order[i]] end
-  return sum
-end
-
 local function probabilities(model, row)
   if not model.predict_proba_one then python.raise("NotImplementedError", "") end
   return model:predict_proba_one(row)
 end
 
--- The first of the likeliest labels.
-local function likeliest(probs, order)
-  local best = order[1]
-  for i = 2, #order do
-    if probs[order[i]] > probs[best] then best = order[i] end
-  end
-  if best == None then return nil end
-  return best
-end
-
 local function predict_label(self, row)
-  return likeliest(self:predict_proba_one(row))
+  return label_book.likeliest(self:predict_proba_one(row))
 end
 
 -- ---------------------------------------------------------------------------------------- copies of one model
@@ -72,9 +45,7 @@ end
 
 --- Raises what Python would for a target that cannot be learned from.
 function Copies:check_target(y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "%s.learn_one() missing 1 required positional argument: 'y'", self.name)
-  end
+  python.needs_target(self.name, y, inner)
   local model = self.models[1]
   if model.check_target then model:check_target(y, true) end
 end
@@ -121,10 +92,7 @@ local Votes = {predict_one = predict_label}
 function Votes:predict_proba_one(row)
   local probs, order = {}, {}
   for _, model in ipairs(self.models) do add_votes(probs, order, probabilities(model, row)) end
-  local sum = sum_of(probs, order)
-  if sum > 0 then
-    for i = 1, #order do probs[order[i]] = probs[order[i]] / sum end
-  end
+  label_book.normalize(probs, order)
   return probs, order
 end
 
@@ -237,13 +205,6 @@ local function book(self, i, right, lambda)
   return lambda * ((self.correct[i] + self.wrong[i]) / (2 * list[i]))
 end
 
-local function normalize(probs, order)
-  local sum = sum_of(probs, order)
-  if sum == 0 or sum ~= sum then return end
-  local scale = 1 / sum
-  for i = 1, #order do probs[order[i]] = probs[order[i]] * scale end
-end
-
 local Boosting = {predict_one = predict_label}
 
 function Boosting:init()
@@ -275,7 +236,7 @@ function Boosting:predict_proba_one(row)
     local votes, labels = probabilities(model, row)
     add_votes(probs, order, votes, labels, weight)
   end
-  normalize(probs, order)
+  label_book.scale(probs, order)
   return probs, order
 end
 
@@ -358,7 +319,7 @@ local BOLEClassifier = define("BOLEClassifier", params(SEED, {"error_bound", 0.5
       add_votes(all, all_order, votes, labels, weight)
     end
     if #order == 0 then probs, order = all, all_order end
-    normalize(probs, order)
+    label_book.scale(probs, order)
     return probs, order
   end,
 })
@@ -394,9 +355,7 @@ function VotingClassifier:describe(null)
 end
 
 function VotingClassifier:check_target(y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "VotingClassifier.learn_one() missing 1 required positional argument: 'y'")
-  end
+  python.needs_target(self.name, y, inner)
   for _, model in ipairs(self.models) do
     if model.check_target then model:check_target(y, true) end
   end
@@ -420,7 +379,7 @@ function VotingClassifier:predict_one(row)
       add_votes(probs, order, {[label] = 1}, {label})
     end
   end
-  return likeliest(probs, order)
+  return label_book.likeliest(probs, order)
 end
 
 --- The library has the method and refuses.

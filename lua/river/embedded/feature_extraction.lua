@@ -8,7 +8,7 @@ local words = require "river.embedded.words"
 
 local None = python.None
 
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local power = require("riverlua.core.math").pow
 
 local function define(name, params, methods)
   local class = registry.class{class = "river.feature_extraction." .. name, role = "estimator", transformer = true,
@@ -17,10 +17,7 @@ local function define(name, params, methods)
   function class:revive() self.cache, self.out = key_sets.new(), {} end
 
   function class:check_target(y)
-    if y ~= nil then
-      python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'",
-        self.stateless and "Transformer" or self.name)
-    end
+    python.takes_no_target(self.stateless and "Transformer" or self.name, y)
   end
 
   for method, body in pairs(methods or {}) do class[method] = body end
@@ -175,15 +172,20 @@ function Vectorizer:describe(null)
   return out
 end
 
+--- Whether a sample may be a text instead of features.
+---@return boolean
+function Vectorizer:takes_text() return self.on == None end
+
 -- How often each word is in the text of a sample: names in order, and their counts.
 local function count_words(self, row)
+  local text
   if self.on == None then
-    -- a text as such never comes this far: samples are maps
-    python.raise("AttributeError", "'dict' object has no attribute '%s'", self.strip_accents and "encode" or "lower")
+    text = row.source
+  else
+    local position = row.keys.index[self.on]
+    if not position then python.raise("KeyError", self.on) end
+    text = key_sets.original(row, position)
   end
-  local position = row.keys.index[self.on]
-  if not position then python.raise("KeyError", self.on) end
-  local text = key_sets.original(row, position)
   if type(text) ~= "string" then
     python.raise("AttributeError", "'%s' object has no attribute '%s'", python.type_name(text),
       self.strip_accents and "encode" or "lower")

@@ -16,10 +16,7 @@ local function define(name, spec)
 end
 
 local function no_target(self, y)
-  if y ~= nil then
-    python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'",
-      self.name == "PoissonInclusion" and "Transformer" or self.name)
-  end
+  python.takes_no_target(self.name == "PoissonInclusion" and "Transformer" or self.name, y)
 end
 
 local function check_difference(value)
@@ -60,9 +57,7 @@ function SelectKBest:init()
 end
 
 function SelectKBest.check_target(_, y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "SelectKBest.learn_one() missing 1 required positional argument: 'y'")
-  end
+  python.needs_target("SelectKBest", y, inner)
   if type(y) ~= "boolean" then check_difference(y) end
 end
 

@@ -5,6 +5,7 @@
 
 local adwin = require "river.embedded.adwin"
 local hoeffding = require "river.embedded.hoeffding_tree"
+local label_book = require "river.embedded.label_book"
 local python = require "river.embedded.python"
 local random = require "river.embedded.random"
 local registry = require "river.embedded.registry"
@@ -52,13 +53,10 @@ function Forest:init()
   local n = self.n_models
   self.rng = random.new(self.seed)
   if is_set(self.warning_detector) then
-    self.warning_detectors, self.background, self.warnings = clones(self.warning_detector, n), {}, {}
-    for i = 1, n do self.background[i], self.warnings[i] = false, 0 end
+    self.warning_detectors, self.background = clones(self.warning_detector, n), {}
+    for i = 1, n do self.background[i] = false end
   end
-  if is_set(self.drift_detector) then
-    self.drift_detectors, self.drifts = clones(self.drift_detector, n), {}
-    for i = 1, n do self.drifts[i] = 0 end
-  end
+  if is_set(self.drift_detector) then self.drift_detectors = clones(self.drift_detector, n) end
   self.metrics = clones(self.metric, n)
   self.trees = {}
 end
@@ -114,7 +112,6 @@ local function replace(self, i)
   end
   self.drift_detectors[i] = registry.clone(self.drift_detector)
   self.metrics[i] = registry.clone(self.metric)
-  self.drifts[i] = self.drifts[i] + 1
 end
 
 -- Tells the detectors of tree `i` how good its prediction was.
@@ -126,7 +123,6 @@ local function detect(self, i, y, prediction)
     if self.warning_detectors[i].drift_detected then
       self.background[i] = self:new_tree()
       self.warning_detectors[i] = registry.clone(self.warning_detector)
-      self.warnings[i] = self.warnings[i] + 1
     end
   end
   if self.drift_detectors then
@@ -153,22 +149,6 @@ function Forest:learn_one(row, y)
     end
   end
 end
-
-local function total(counts, i)
-  if not counts then return 0 end
-  if i then return counts[i + 1] or 0 end
-  return tree_stats.sum(counts)
-end
-
---- The number of warnings so far, of one tree (from 0) or of all.
----@param tree_id integer|nil
----@return integer
-function Forest:n_warnings_detected(tree_id) return total(self.warnings, tree_id) end
-
---- The number of drifts so far, of one tree (from 0) or of all.
----@param tree_id integer|nil
----@return integer
-function Forest:n_drifts_detected(tree_id) return total(self.drifts, tree_id) end
 
 -- The parameters of the forest itself, those of its trees, and the names of the latter.
 local function parameters(own, of_trees)
@@ -218,7 +198,6 @@ local ARFClassifier = hoeffding.inherit(registry.class{
 }, Forest)
 
 ARFClassifier.check_target = hoeffding.Classifier.check_target
-ARFClassifier.missing_target = hoeffding.Tree.missing_target
 
 function ARFClassifier:new_tree()
   return self:make_tree(ClassTree, class_names)
@@ -251,21 +230,9 @@ function ARFClassifier:predict_proba_one(row)
     local some, labels = tree:predict_proba_one(row)
     local weight = self.metrics[i]:get()
     local weighted = not self.disable_weighted_vote and weight > 0.0
-    for j = 1, #labels do
-      local label = labels[j]
-      local p = weighted and some[label] * weight or some[label]
-      if probs[label] then
-        probs[label] = p + probs[label]
-      else
-        order[#order + 1], probs[label] = label, p
-      end
-    end
+    label_book.add_votes(probs, order, some, labels, weighted and weight)
   end
-  local sum = 0
-  for j = 1, #order do sum = sum + probs[order[j]] end
-  if sum > 0 then
-    for j = 1, #order do probs[order[j]] = probs[order[j]] / sum end
-  end
+  label_book.normalize(probs, order)
   return probs, order
 end
 
@@ -273,13 +240,7 @@ end
 ---@param row river.embedded.Row
 ---@return any
 function ARFClassifier:predict_one(row)
-  local probs, order = self:predict_proba_one(row)
-  local best = order[1]
-  for i = 2, #order do
-    if probs[order[i]] > probs[best] then best = order[i] end
-  end
-  if best == None then return nil end
-  return best
+  return label_book.likeliest(self:predict_proba_one(row))
 end
 
 -- -------------------------------------------------------------------------------------------------- regression
@@ -297,7 +258,7 @@ NumberTree.default_splitter = "river.tree.splitter.TEBSTSplitter"
 
 local ARFRegressor = hoeffding.inherit(registry.class{
   class = "river.forest.ARFRegressor", role = "estimator", supervised = true, params = number_params,
-}, {check_target = hoeffding.Regressor.check_target, missing_target = hoeffding.Tree.missing_target})
+}, {check_target = hoeffding.Regressor.check_target})
 
 function ARFRegressor:init()
   if self.aggregation_method ~= "mean" and self.aggregation_method ~= "median" then

@@ -6,6 +6,7 @@
 
 local hash_order = require "river.embedded.hash_order"
 local hoeffding = require "river.embedded.hoeffding_tree"
+local label_book = require "river.embedded.label_book"
 local math_core = require "riverlua.core.math"
 local nodes = require "river.embedded.hoeffding_nodes"
 local adwin = require "river.embedded.adwin"
@@ -282,7 +283,7 @@ end
 ---@return table probs label → probability
 ---@return any[] order
 function Classifier:predict_proba_one(row)
-  local labels, probs, order, sum = self.labels, {}, {}, 0
+  local labels, probs, order = self.labels, {}, {}
   if not self.sorted then
     self.in_set_order = hash_order.set(self.classes):items()
     self.sorted = self.in_set_order
@@ -298,11 +299,7 @@ function Classifier:predict_proba_one(row)
       probs[label] = probs[label] + votes[i]
     end
   end
-  for i = 1, #order do sum = sum + probs[order[i]] end
-  if sum ~= 0 and sum == sum then
-    local scale = 1 / sum
-    for i = 1, #order do probs[order[i]] = probs[order[i]] * scale end
-  end
+  label_book.scale(probs, order)
   return probs, order
 end
 
@@ -310,13 +307,7 @@ end
 ---@param row river.embedded.Row
 ---@return any
 function Classifier:predict_one(row)
-  local probs, order = self:predict_proba_one(row)
-  local best = order[1]
-  for i = 2, #order do
-    if probs[order[i]] > probs[best] then best = order[i] end
-  end
-  if best == None then return nil end
-  return best
+  return label_book.likeliest(self:predict_proba_one(row))
 end
 
 hoeffding.inherit(Classifier, Adaptive, hoeffding.Classifier)

@@ -50,9 +50,8 @@ function nodes.branch(suggestion, stats, depth, children)
 end
 
 local function refuse_operand(value, operator)
-  local none = value == nil or value == python.None
   python.raise("TypeError", operator == "/" and "unsupported operand type(s) for /: '%s' and 'float'"
-    or "'<=' not supported between instances of '%s' and 'float'", none and "NoneType" or python.type_name(value))
+    or "'<=' not supported between instances of '%s' and 'float'", python.type_name(value))
 end
 
 --- The child that a row belongs to.

@@ -206,21 +206,27 @@ function Tree:learn(row, target, w)
   self:watch_size()
 end
 
-function Tree:missing_target(y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "%s.learn_one() missing 1 required positional argument: 'y'", self.name)
-  end
-end
-
 -- ---------------------------------------------------------------------------------------------- classification
 
 local Classifier = setmetatable({of_classes = true, supervised = true, role = "estimator"}, {__index = Tree})
 hoeffding.Classifier = Classifier
 
+-- Lists of parameters in a row, and the last ones of every tree.
+local function with_last(...)
+  local params = {}
+  for _, list in ipairs{...} do table.move(list, 1, #list, #params + 1, params) end
+  return table.move({
+    {"memory_estimate_period", 1000000, kind = "integer"},
+    {"stop_mem_management", false, kind = "boolean"},
+    {"remove_poor_attrs", false, kind = "boolean"},
+    {"merit_preprune", true, kind = "boolean"},
+  }, 1, 4, #params + 1, params)
+end
+
 --- Parameters that classification trees share, with those of a kind of tree in between.
 ---@param ... table[] parameters that follow `splitter`
 function hoeffding.classifier_params(...)
-  local params = {
+  return with_last({
     {"grace_period", 200, kind = "integer"},
     {"max_depth", None, kind = "integer", optional = true},
     {"split_criterion", "info_gain", kind = "string"},
@@ -230,19 +236,12 @@ function hoeffding.classifier_params(...)
     {"nb_threshold", 0, kind = "integer"},
     {"nominal_attributes", None, kind = "list", optional = true},
     {"splitter", None, kind = "splitter", make = "river.tree.splitter.GaussianSplitter"},
-  }
-  for _, parameter in ipairs{...} do params[#params + 1] = parameter end
-  for _, parameter in ipairs{
+  }, {...}, {
     {"binary_split", false, kind = "boolean"},
     {"min_branch_fraction", 0.01, kind = "number"},
     {"max_share_to_split", 0.99, kind = "number"},
     {"max_size", 100.0, kind = "number"},
-    {"memory_estimate_period", 1000000, kind = "integer"},
-    {"stop_mem_management", false, kind = "boolean"},
-    {"remove_poor_attrs", false, kind = "boolean"},
-    {"merit_preprune", true, kind = "boolean"},
-  } do params[#params + 1] = parameter end
-  return params
+  })
 end
 
 local LEAVES = {mc = true, nb = true, nba = true}
@@ -261,7 +260,7 @@ end
 
 --- Raises what Python would for a target that cannot be learned from.
 function Classifier:check_target(y, inner)
-  self:missing_target(y, inner)
+  python.needs_target(self.name, y, inner)
   if type(y) == "table" then python.raise("TypeError", "unhashable type: '%s'", python.type_name(y)) end
 end
 
@@ -376,7 +375,7 @@ hoeffding.Regressor = Regressor
 --- Parameters that regression trees share, with those of a kind of tree in between.
 ---@param ... table[] parameters that follow `min_samples_split`
 function hoeffding.regressor_params(...)
-  local params = {
+  return with_last({
     {"grace_period", 200, kind = "integer"},
     {"max_depth", None, kind = "integer", optional = true},
     {"delta", 1e-7, kind = "number"},
@@ -387,17 +386,10 @@ function hoeffding.regressor_params(...)
     {"nominal_attributes", None, kind = "list", optional = true},
     {"splitter", None, kind = "splitter", make = "river.tree.splitter.TEBSTSplitter"},
     {"min_samples_split", 5, kind = "integer"},
-  }
-  for _, parameter in ipairs{...} do params[#params + 1] = parameter end
-  for _, parameter in ipairs{
+  }, {...}, {
     {"binary_split", false, kind = "boolean"},
     {"max_size", 500.0, kind = "number"},
-    {"memory_estimate_period", 1000000, kind = "integer"},
-    {"stop_mem_management", false, kind = "boolean"},
-    {"remove_poor_attrs", false, kind = "boolean"},
-    {"merit_preprune", true, kind = "boolean"},
-  } do params[#params + 1] = parameter end
-  return params
+  })
 end
 
 local MODES = {mean = true, model = true, adaptive = true}
@@ -415,7 +407,7 @@ end
 
 --- Raises what Python would for a target that cannot be learned from.
 function Regressor:check_target(y, inner)
-  self:missing_target(y, inner)
+  python.needs_target(self.name, y, inner)
   if type(y) ~= "number" and type(y) ~= "boolean" then
     python.raise("TypeError", "unsupported operand type(s) for -: '%s' and 'float'", python.type_name(y))
   end

@@ -38,7 +38,11 @@ end
 --- The classes that models can be made of, as full names of the Python library.
 ---@return string[]
 function embedded.classes()
-  return registry.names()
+  local names = {}
+  for _, name in ipairs(registry.names()) do
+    if name:find("^river%.") then names[#names + 1] = name end
+  end
+  return names
 end
 
 return embedded

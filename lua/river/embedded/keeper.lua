@@ -82,7 +82,10 @@ function keeper.open(path, service)
       service.memories, self.identifiers_number = identifiers.memories, identifiers.number
       self.store.number = math.max(self.store.number, identifiers.number)
     end
-    for record in self.store:records() do repeat_record(self, service, record) end
+    for record in self.store:records() do
+      repeat_record(self, service, record)
+      if record.identifier then self.identifiers_changed = true end
+    end
     if self.store:has_journal() then self:save() end
   end)
   if ok then return self end
@@ -103,7 +106,10 @@ function Keeper:save()
   for name, entry in pairs(self.service.models) do
     if entry.dirty then save_model(self, name, entry) end
   end
-  self.store:save_identifiers{memories = self.service.memories, number = self.store.number}
+  if self.identifiers_changed then
+    self.store:save_identifiers{memories = self.service.memories, number = self.store.number}
+    self.identifiers_changed = false
+  end
   self.store:clear_journal()
 end
 
@@ -130,6 +136,7 @@ end
 ---@param sample table {kind = "learn" or "label", model=, features=, ground_truth=, identifier=, prediction=, order=,
 --- given = whether the prediction is not what the model says now}
 function Keeper:learned(sample)
+  if sample.identifier then self.identifiers_changed = true end
   append(self, {
     kind = sample.kind, model = sample.model, features = sample.features, ground_truth = sample.ground_truth,
     prediction = sample.given and packed(sample.prediction, sample.order) or nil, identifier = sample.identifier,
@@ -141,6 +148,7 @@ end
 ---@param identifier string
 ---@param memory table {model=, features=, prediction=, order=}
 function Keeper:predicted(identifier, memory)
+  self.identifiers_changed = true
   append(self, {kind = "predict", model = memory.model, identifier = identifier, features = memory.features,
     prediction = packed(memory.prediction, memory.order)})
 end

@@ -12,6 +12,9 @@ local learning = {}
 
 local truthy = python.truthy
 
+-- Of a sample that is a text.
+local NO_KEYS = require("river.embedded.row").keys{}
+
 -- Predictions without an identifier of the caller's own that are remembered for a later label; older ones are
 -- forgotten (a server never forgets, and grows).
 local REMEMBERED = 10000
@@ -34,7 +37,7 @@ end
 
 --- Predicts with the first of the flavor's methods that works.
 ---@param entry table a model of the service
----@param row river.embedded.Row
+---@param read river.embedded.Row
 ---@return any prediction a number, a label, or probabilities by label
 ---@return any[]|nil order the labels of probabilities, in the library's order
 function learning.predict_with(entry, row)
@@ -129,8 +132,11 @@ end
 ---@param features table
 ---@return river.embedded.Row valid until the next call
 function learning.read_features(entry, features)
-  -- A text model takes the text itself; the models here take features.
   if type(features) ~= "table" then
+    local model = entry.model
+    if type(features) == "string" and model.takes_text and model:takes_text() then
+      return {keys = NO_KEYS, source = features}
+    end
     python.raise("AttributeError", "'%s' object has no attribute 'items'", python.type_name(features))
   end
   return entry.reader:read(features)
@@ -217,8 +223,11 @@ end
 
 -- Keeps what was predicted until its label comes; the features may be the caller's own table.
 local function remember(self, identifier, name, features, prediction, order)
-  local copy = {}
-  for key, value in next, features do copy[key] = value end
+  local copy = features
+  if type(features) == "table" then
+    copy = {}
+    for key, value in next, features do copy[key] = value end
+  end
   local memory = {model = name, features = copy, prediction = prediction, order = order}
   self.memories[identifier] = memory
   if self.keeper and identifier ~= check.UNLABELLED then self.keeper:predicted(identifier, memory) end
@@ -267,8 +276,11 @@ function learning.predict(self, payload)
   local text = identifier ~= nil and python.str(identifier) or nil
   if text then remember(self, text, name, features, prediction, order) end
   if self.watched then self:predicted(name, features, prediction) end
-  return response.json(text and 201 or 200,
-    {model = name, prediction = response.prediction(prediction), identifier = identifier})
+  local answer = {model = name, prediction = response.prediction(prediction), identifier = identifier}
+  -- a server always says what it predicts, if only that it cannot
+  local complete = prediction == nil and
+    {model = name, prediction = require("riverlua.json").null, identifier = identifier} or nil
+  return response.json(text and 201 or 200, answer, complete)
 end
 
 return learning

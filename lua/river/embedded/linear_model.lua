@@ -55,9 +55,7 @@ end
 ---@param y any
 ---@param inner boolean|nil true inside a pipeline, which always hands a target on
 function GLM:check_target(y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "GLM.learn_one() missing 1 required positional argument: 'y'")
-  end
+  python.needs_target("GLM", y, inner)
   self.loss:check_target(y)
 end
 

@@ -7,9 +7,8 @@
 --
 -- A metric has `name`, `get()`, `update(y, prediction, label, w)` and `revert` with the same arguments: the prediction
 -- as the model gave it (a label, a number, or a table of probabilities), the label it stands for (the likeliest one of
--- the table when nil), and a weight (1 when nil). `bigger_is_better`, `requires_labels`, `works_with(model)` and
--- `tostring` are the library's. Metrics of one set that count the same share the count; `metrics.set` tells which are
--- to be updated.
+-- the table when nil), and a weight (1 when nil). `bigger_is_better`, `requires_labels` and `tostring` are the
+-- library's. Metrics of one set that count the same share the count; `metrics.set` tells which are to be updated.
 
 local base = require "river.embedded.metrics_base"
 local errors = require "riverlua.errors"

@@ -7,15 +7,11 @@ local registry = require "river.embedded.registry"
 
 local base = {}
 
--- Lua squares where C's pow is asked for the second power, and pow differs from that in one of a thousand last bits.
-base.power = rawget(math, "pow") or function(a, b) return a ^ b end
-
 ---@class river.embedded.Metric
 ---@field name string the class's name, "MAE"
 ---@field kind string "regression", "binary" or "multiclass"
 ---@field bigger_is_better boolean|nil nil where the library says neither (ConfusionMatrix)
 ---@field requires_labels boolean whether `update` wants the predicted label rather than probabilities
----@field works_with_weights boolean
 local Metric = {}
 
 -- --------------------------------------------------------------------------------------------------------- texts
@@ -64,52 +60,6 @@ function Metric:__tostring()
   return (("%s: %s"):format(self.name, base.format(self:get(), self.format)):gsub("0+$", ""))
 end
 
--- ---------------------------------------------------------------------------------------------------- comparing
-
---- Whether this metric's value is better than another's.
----@param other river.embedded.Metric
----@return boolean
-function Metric:is_better_than(other)
-  if self.bigger_is_better then return self:get() > other:get() end
-  return self:get() < other:get()
-end
-
--- What an estimator predicts, by the name of its class; nil when the name does not tell.
-local function predicts(class_name)
-  local package_name, name = class_name:match("^river%.([^.]+)%..-([^.]+)$")
-  if not name then return nil end
-  if package_name == "anomaly" then return "score" elseif package_name == "cluster" then return "cluster" end
-  if name:find("Regressor$") or name == "LinearRegression" or name == "BayesianLinearRegression" then
-    return "regression"
-  end
-  if name:find("Classifier$") or name:find("Regression$") or name:find("NB$") or name:find("^OneVs")
-    or name == "Perceptron" or name == "OutputCodeClassifier" then
-    return "classification"
-  end
-end
-
-local SUITS = {
-  regression = {regression = true},
-  binary = {classification = true},
-  multiclass = {classification = true, cluster = true},
-}
-
---- Whether the metric can judge a model.
----@param model any a model description, an estimator of the embedded service, or a class name; what cannot be told is
---- taken to fit
----@return boolean
-function Metric:works_with(model)
-  local name = model
-  if type(model) == "table" then
-    local last = rawget(model, "class") and require("river.model").final_estimator(model) or model
-    while last.last do last = last.last end
-    name = last.class
-  end
-  if type(name) ~= "string" then return true end
-  local kind = predicts(name)
-  return kind == nil or SUITS[self.kind][kind] == true or (kind == "score" and self.scores == true)
-end
-
 --- Takes a sample out that was put in before.
 ---@param y any
 ---@param prediction any
@@ -138,7 +88,7 @@ local DEFAULTS = {
 ---@return table class
 function base.define(name, kind, spec, methods)
   local class = registry.class{class = "river.metrics." .. name, role = "metric", params = spec.params}
-  class.kind, class.works_with_weights = kind, true
+  class.kind = kind
   for _, source in ipairs{Metric, DEFAULTS[kind], spec, methods} do
     for key, value in pairs(source) do
       if key ~= "params" then class[key] = value end

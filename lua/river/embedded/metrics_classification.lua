@@ -6,6 +6,7 @@ local stats = require "river.embedded.stats"
 
 local define, number, is_proba = base.define, base.number, base.is_proba
 local log, sqrt = math.log, math.sqrt
+local power = require("riverlua.core.math").pow
 local ratio, label_key = stats.ratio, python.label_key
 local None = python.None
 
@@ -241,7 +242,7 @@ counting("WeightedRecall", "multiclass", {}, function(_, cm) return ratio(sum_ov
 -- The weighted harmonic mean of precision and recall.
 local function f_beta(p, r, b2) return ratio((1 + b2) * p * r, b2 * p + r) end
 
-local function square(beta) return base.power(beta, 2.0) end
+local function square(beta) return power(beta, 2.0) end
 
 local function binary_f(self, cm)
   local c = self.positive
@@ -312,7 +313,7 @@ end
 -- -------------------------------------------------------------------------------------------------------- ROC AUC
 
 -- The area under the curve of true over false positives, from one confusion matrix per threshold.
-define("ROCAUC", "binary", {requires_labels = false, scores = true,
+define("ROCAUC", "binary", {requires_labels = false,
   params = {{"n_thresholds", 10, kind = "integer"}, {"pos_val", true, kind = "boolean|number|string"}},
 }, {
   init = function(self)

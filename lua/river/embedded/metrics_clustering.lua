@@ -13,7 +13,7 @@ local LOG_2 = log(2.0)
 
 -- All of these count cells, and take no notice of weights.
 local function define(name, spec, get)
-  spec.needs_cells, spec.works_with_weights = true, false
+  spec.needs_cells = true
   return base.define_counting(name, "multiclass", spec, get)
 end
 

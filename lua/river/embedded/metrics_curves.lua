@@ -49,7 +49,7 @@ end
 
 -- `area(groups, positives)` where there are samples of both kinds.
 local function define(name, area)
-  base.define(name, "binary", {requires_labels = false, scores = true, works_with_weights = false,
+  base.define(name, "binary", {requires_labels = false,
     params = {{"window_size", 1000, kind = "integer"}, {"pos_val", true, kind = "boolean|number"}},
   }, {
     init = function(self) self.window, self.first, self.last, self.positives = {}, 1, 0, 0 end,

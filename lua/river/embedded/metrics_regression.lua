@@ -5,7 +5,7 @@ local base = require "river.embedded.metrics_base"
 local python = require "river.embedded.python"
 local stats = require "river.embedded.stats"
 
-local number, power, log = base.number, base.power, math.log
+local number, power, log = base.number, require("riverlua.core.math").pow, math.log
 
 -- What is no number is an error for a script, and left out by a server (`lenient`).
 local function numbers(self, y, prediction)

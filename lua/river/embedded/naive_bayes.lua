@@ -3,6 +3,7 @@
 local label_book = require "river.embedded.label_book"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
+local slots = require "river.embedded.slots"
 
 local exp, log, sqrt = math.exp, math.log, math.sqrt
 
@@ -158,10 +159,16 @@ local function needs_number(value, text)
   if type(value) ~= "number" then python.raise("TypeError", text, python.type_name(value)) end
 end
 
-local function check_differences(row)
+-- `of_texts` is what is said of a text, where that is something else.
+local function check_numbers(row, text, of_texts)
   if not row.other then return end
-  for i = 1, row.keys.n do needs_number(row[i], "unsupported operand type(s) for -: '%s' and 'float'") end
+  for i = 1, row.keys.n do
+    if of_texts and type(row[i]) == "string" then python.raise("TypeError", of_texts) end
+    needs_number(row[i], text)
+  end
 end
+
+local NO_DIFFERENCE = "unsupported operand type(s) for -: '%s' and 'float'"
 
 local GaussianNB = define("GaussianNB", {}, {})
 
@@ -171,7 +178,7 @@ function GaussianNB:start()
 end
 
 function GaussianNB:learn_one(row, y)
-  check_differences(row)
+  check_numbers(row, NO_DIFFERENCE)
   local c, keys = count_class(self, y), row.keys
   local counts, means, squares = self.counts[c], self.means[c], self.squares[c]
   if not counts then
@@ -191,7 +198,7 @@ local function log_density(n, mean, square, x)
   if not n then return LOG_TINY end
   local density, variance = 0.0, n > 0 and square / n or 0.0
   if variance > 0.0 then
-    if type(x) ~= "number" then needs_number(x, "unsupported operand type(s) for -: '%s' and 'float'") end
+    if type(x) ~= "number" then needs_number(x, NO_DIFFERENCE) end
     local sigma = sqrt(variance)
     local z = (x - mean) / sigma
     density = exp(-0.5 * z * z) / ROOT_TAU / sigma
@@ -322,25 +329,7 @@ end
 
 -- Frequencies are added up; Python adds texts, too, but not to numbers.
 local function check_frequencies(row)
-  if not row.other then return end
-  for i = 1, row.keys.n do
-    local value = row[i]
-    if type(value) == "string" then
-      python.raise("TypeError", 'can only concatenate str (not "int") to str')
-    end
-    needs_number(value, "unsupported operand type(s) for +: '%s' and 'int'")
-  end
-end
-
-local function check_products(row)
-  if not row.other then return end
-  for i = 1, row.keys.n do
-    local value = row[i]
-    if type(value) == "string" then
-      python.raise("TypeError", "can't multiply sequence by non-int of type 'float'")
-    end
-    needs_number(value, "unsupported operand type(s) for *: '%s' and 'float'")
-  end
+  check_numbers(row, "unsupported operand type(s) for +: '%s' and 'int'", 'can only concatenate str (not "int") to str')
 end
 
 local function add_frequencies(self, row, y)
@@ -364,7 +353,7 @@ local MultinomialNB = define("MultinomialNB", {{"alpha", 1.0, kind = "number"}},
 function MultinomialNB:start() self.feature_counts, self.class_totals = {}, {} end
 
 function MultinomialNB:joint_log_likelihood(row)
-  check_products(row)
+  slots.check_numbers(row)
   local keys, place, alpha, values = row.keys, self.features.place, self.alpha, {}
   for c = 1, self.classes.n do
     local sum, divisor = 0.0, (self.class_totals[c] or 0) + alpha * self.features.n
@@ -397,7 +386,7 @@ local ComplementNB = define("ComplementNB", {{"alpha", 1.0, kind = "number"}}, {
 function ComplementNB:start() self.feature_counts, self.class_totals, self.feature_totals = {}, {}, {} end
 
 function ComplementNB:joint_log_likelihood(row)
-  check_products(row)
+  slots.check_numbers(row)
   local keys, place, alpha, values = row.keys, self.features.place, self.alpha, {}
   local totals, all = self.feature_totals, self.feature_counts
   for c = 1, self.classes.n do

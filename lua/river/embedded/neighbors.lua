@@ -5,6 +5,7 @@
 
 local exact_mean = require "river.embedded.exact_mean"
 local hash_order = require "river.embedded.hash_order"
+local label_book = require "river.embedded.label_book"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
 local search = require "river.embedded.neighbors_search"
@@ -37,20 +38,11 @@ function KNNClassifier:init()
   self.until_cleanup = self.cleanup_every
 end
 
-local function check_given(self, y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "%s.learn_one() missing 1 required positional argument: 'y'", self.name)
-  end
-end
-
 --- Raises what Python would for a label that cannot be learned from.
 ---@param y any
 ---@param inner boolean|nil
 function KNNClassifier:check_target(y, inner)
-  check_given(self, y, inner)
-  if type(y) == "table" and y ~= None then
-    python.raise("TypeError", "unhashable type: '%s'", python.type_name(y))
-  end
+  label_book.check(self.name, y, inner)
   if self.cleanup_every ~= 0 and self.until_cleanup == 1 and self.window.name == "LazySearch" then
     self.window.refresh_targets()
   end
@@ -158,7 +150,7 @@ function KNNRegressor:init()
   end
 end
 
-function KNNRegressor:check_target(y, inner) check_given(self, y, inner) end
+function KNNRegressor:check_target(y, inner) python.needs_target(self.name, y, inner) end
 
 ---@param row river.embedded.Row
 ---@param y any
@@ -194,7 +186,7 @@ function KNNRegressor:predict_one(row)
   for i, neighbor in ipairs(neighbors) do
     if type(neighbor.y) ~= "number" then
       python.raise("TypeError", "can't convert type '%s' to numerator/denominator",
-        neighbor.y == None and "NoneType" or python.type_name(neighbor.y))
+        python.type_name(neighbor.y))
     end
     values[i] = neighbor.y
   end

@@ -93,6 +93,8 @@ end
 
 local FUNCTIONS = {
   ["river.utils.math._euclidean_distance"] = euclidean,
+  -- the same, in a module of its own
+  ["river._river_rust.vectordict.euclidean_distance_tuple"] = euclidean,
   ["river.utils.math._manhattan_distance"] = manhattan,
   ["river.utils.math.minkowski_distance"] = minkowski,
 }
@@ -160,7 +162,7 @@ end
 function search.check_numbers(point)
   if point.other then
     local value = point[point.other]
-    python.raise("TypeError", "must be real number, not %s", value == None and "NoneType" or python.type_name(value))
+    python.raise("TypeError", "must be real number, not %s", python.type_name(value))
   end
 end
 

@@ -116,9 +116,8 @@ function Optimizer:look_ahead(weights, n) self.kernel:look_ahead(weights, nil, n
 -- A column by the names of its slots. On dictionaries of weights, and in some optimizers always, the library keeps a
 -- dictionary, otherwise a vector.
 local function column(self, pickle, names, values)
-  local dict = pickle.dict(stage.pairs(names, values))
-  if self.vectors and not self.stepped then return pickle.object("river.utils.VectorDict", {dict}) end
-  return pickle.object("collections.defaultdict", {pickle.reference("builtins.float"), dict})
+  if not self.vectors or self.stepped then return stage.float_dict(pickle, names, values) end
+  return pickle.object("river.utils.VectorDict", {pickle.dict(stage.pairs(names, values))})
 end
 
 --- What was learned, for a pickle. Who calls `step` sets the field `names`, the names of the slots.

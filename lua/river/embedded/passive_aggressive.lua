@@ -6,9 +6,9 @@ local losses = require "river.embedded.losses"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
 local slots = require "river.embedded.slots"
+local stage = require "river.embedded.stage"
 
--- Lua squares where C's pow is asked for the second power, and pow differs from that in one of a thousand last bits.
-local power = rawget(math, "pow") or function(a, b) return a ^ b end
+local power = require("riverlua.core.math").pow
 
 local PA = {}
 
@@ -24,12 +24,8 @@ function PA:revive()
   self.cache = slots.cache()
 end
 
--- The linear combination: over the shorter one of sample and weights, as the library's `dot` runs.
 local function raw(self, row)
-  local keys, space = row.keys, self.space
-  local plan = slots.plan(space, self.cache, keys)
-  local order = keys.n < space.n and plan.present or plan.ordered
-  return slots.dot(row, plan, order, self.weights, self.words) + self.intercept
+  return slots.product(self.space, self.cache, row, self.weights, self.words) + self.intercept
 end
 
 -- Texts cannot become a vector, None cannot be multiplied.
@@ -74,9 +70,7 @@ end
 
 -- The losses compute `y * 2 - 1`.
 function PA:check_target(y, inner)
-  if y == nil and not inner then
-    python.raise("TypeError", "%s.learn_one() missing 1 required positional argument: 'y'", self.name)
-  end
+  python.needs_target(self.name, y, inner)
   if type(y) == "number" or type(y) == "boolean" then return end
   local kind = python.type_name(y)
   local sequence = kind == "str" or kind == "list"
@@ -89,21 +83,16 @@ local function number_of(y)
 end
 
 function PA:state(pickle)
-  local factory = pickle.reference("builtins.float")
-  local weights = pickle.dict(slots.pairs(self.space, self.weights))
   return {
-    {"weights", pickle.object("collections.defaultdict", {factory, weights})},
+    {"weights", stage.float_dict(pickle, self.space.names, self.weights)},
     {"intercept", self.intercept},
   }
 end
 
 function PA:restore(state)
-  local pickle = require "river.embedded.pickle"
   if state.weights == nil then return end
-  for _, pair in ipairs(state.weights.args[2] or {}) do
-    self.weights[slots.add(self.space, pickle.name(pair[1]))] = pickle.number(pair[2])
-  end
-  self.intercept = pickle.number(state.intercept)
+  slots.restore(self.space, self.weights, state.weights.args[2] or {})
+  self.intercept = require("river.embedded.pickle").number(state.intercept)
 end
 
 local function define(name, params, methods)

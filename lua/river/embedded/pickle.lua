@@ -8,6 +8,7 @@ local errors = require "riverlua.errors"
 local model = require "river.model"
 local python = require "river.embedded.python"
 local registry = require "river.embedded.registry"
+local untouched = require "river.embedded.untouched"
 
 local pickle = {}
 
@@ -174,12 +175,6 @@ function pickle.fields(dict)
   return fields
 end
 
--- The class that a pickle means: Python names the module where a class is defined, users the package.
-local function class_of(name)
-  local package_name, last = name:match("^(river%.[^.]+)%..*%.([^.]+)$")
-  return registry.metatable(name) or package_name and registry.metatable(package_name .. "." .. last)
-end
-
 -- Steps are kept by name.
 local function named_steps(steps)
   local dict = type(steps) == "table" and steps.class and steps.args[1] or steps
@@ -202,7 +197,18 @@ local ARGUMENTS = {
   ["river.compose.Select"] = function(state) return each_of(state.keys) end,
   ["river.compose.Discard"] = function(state) return each_of(state.keys) end,
   ["river.compose.SelectType"] = function(state) return each_of(state.types) end,
+  ["river.preprocessing.StatImputer"] = function(state) return each_of(state.imputers) end,
+  ["river.ensemble.VotingClassifier"] = function(state) return {setmetatable(each_of(state.data), List)} end,
 }
+
+-- The containers of Python's library: which argument of a call would have had the items that are put into them.
+local CONTAINER_ITEMS = untouched.CONTAINER_ITEMS
+
+-- A parameter that the constructor put into a container of its own.
+local function without_container(value)
+  local place = type(value) == "table" and value.class and CONTAINER_ITEMS[value.class]
+  return place and (value.args[place] or pickle.dict{}) or value
+end
 
 -- An object that Python made without its constructor: the arguments are among its attributes. (The library keeps every
 -- parameter as an attribute of the same name; it needs them for its own clones.)
@@ -216,23 +222,18 @@ local function add_arguments(object, class)
       local name = parameter[1]
       local value = state[name]
       if value == nil then value = state["_" .. name] end
-      if value ~= nil then object.kwargs[name] = value end
+      if value ~= nil then object.kwargs[name] = without_container(value) end
     end
   else
     refuse("what a %s is made of cannot be read", class.name)
   end
-  if class.learn_one and not class.restore and not arguments then
-    refuse("what a %s has learned cannot be read", class.name)
+  if class.learn_one and not class.restore and (not arguments or untouched.knows(class.class)) then
+    if not untouched.is(object) then
+      refuse("what a %s has learned in Python cannot be read, only one that has learned nothing", class.name)
+    end
+    object.state = nil
   end
 end
-
--- The containers of Python's library: what is put into them becomes the argument that a call would have had.
-local CONTAINERS = {
-  ["collections.defaultdict"] = function(object, items) object.args[2] = items end,
-  ["collections.OrderedDict"] = function(object, items) object.args[1] = items end,
-  ["collections.Counter"] = function(object, items) object.args[1] = items end,
-  ["collections.deque"] = function(object, items) object.args[1] = items end,
-}
 
 local convert
 
@@ -268,12 +269,22 @@ local function convert_partial(node, object)
   return object
 end
 
+-- The name of a method of the object itself: getattr(object, name) or, from dill, MethodType(Class.name, object).
+local function own_method(object, value)
+  if type(value) ~= "table" or not value.class then return nil end
+  local first, second = value.args[1], value.args[2]
+  if value.class == "builtins.getattr" then return rawequal(first, object) and second or nil end
+  local bound = value.class == "dill._dill._load_type()" and rawequal(second, object) and type(first) == "table"
+  return bound and type(first.name) == "string" and first.name:match("[^.]+$") or nil
+end
+
 -- Methods put on the object under a second name, as river.with_score_as_prediction does; returns the rest of its state.
 local function take_aliases(object, state)
   for name, value in pairs(state) do
-    if type(value) == "table" and value.class == "builtins.getattr" and rawequal(value.args[1], object) then
+    local method = own_method(object, value)
+    if method then
       object.aliases = object.aliases or {}
-      object.aliases[name] = value.args[2]
+      object.aliases[name] = method
       state[name] = nil
     end
   end
@@ -288,15 +299,15 @@ local function convert_node(node, built)
   built[node] = object
   object.args = convert_items(node.args, built)
   for name, value in pairs(node.kwargs or {}) do object.kwargs[name] = convert(value, built) end
-  local put = CONTAINERS[node.class]
-  if put and node.items then put(object, convert(node.items, built)) end
+  local place = CONTAINER_ITEMS[node.class]
+  if place and node.items then object.args[place] = convert(node.items, built) end
   local state = node.state ~= nil and convert(node.state, built) or nil
   if state ~= nil and getmetatable(state) == Dict then state = pickle.fields(state) end
   if type(state) == "table" and not getmetatable(state) then state = take_aliases(object, state) end
   object.state = state
   if node.class == "functools.partial" then return convert_partial(node, object) end
   if node.made == "new" then
-    local class = class_of(node.class)
+    local class = registry.class_of(node.class)
     if class then
       object.class = class.class
       if type(state) ~= "table" or getmetatable(state) then object.state = {} end

@@ -27,9 +27,7 @@ end
 
 --- A scaler alone takes no target.
 function Scaler:check_target(y)
-  if y ~= nil then
-    python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'", self.name)
-  end
+  python.takes_no_target(self.name, y)
 end
 
 --- What `riverlua.core.river.pipeline` takes as a stage; nil for a scaler with a window, which may refuse a sample.

@@ -17,7 +17,6 @@ local random = {}
 local N, M = 624, 397
 local MASK = 0xffffffff
 local TWO_PI = 2.0 * math.pi
-local NORMAL_MAGIC = 4 * exp(-0.5) / sqrt(2.0)
 
 ---@class river.embedded.Random plain data: the 624 words of the state, `used` of them given out, `gauss_next`
 local Random = {}
@@ -73,14 +72,6 @@ function random.new(seed)
   local self = setmetatable({}, Random)
   self:seed(seed)
   return self
-end
-
---- A generator that goes on as this one would.
----@return river.embedded.Random
-function Random:copy()
-  local other = setmetatable({}, Random)
-  for key, value in pairs(self) do other[key] = value end
-  return other
 end
 
 -- The next 624 words.
@@ -232,18 +223,17 @@ end
 ---@param list T[]
 ---@param weights number[]|nil how often each is to be drawn; all alike unless given
 ---@param count integer|nil 1 unless given
----@param cum_weights number[]|nil the running sums of the weights, instead of `weights`
 ---@return T[]
 ---Raises ValueError for weights that do not fit, IndexError for an empty list.
-function Random:choices(list, weights, count, cum_weights)
+function Random:choices(list, weights, count)
   local n, out = #list, {}
   count = count or 1
-  if not weights and not cum_weights then
+  if not weights then
     if n == 0 and count > 0 then python.raise("IndexError", "list index out of range") end
     for i = 1, count do out[i] = list[floor(self:random() * n) + 1] end
     return out
   end
-  local sums = cum_weights or accumulate(weights)
+  local sums = accumulate(weights)
   if #sums ~= n then python.raise("ValueError", "The number of weights does not match the population") end
   if n == 0 then python.raise("IndexError", "list index out of range") end
   local total = sums[n] + 0.0
@@ -259,20 +249,6 @@ function Random:choices(list, weights, count, cum_weights)
     out[i] = list[low]
   end
   return out
-end
-
---- A number of the normal distribution (Kinderman and Monahan's ratio of uniforms).
----@param mu number|nil 0 unless given
----@param sigma number|nil 1 unless given
----@return number
-function Random:normalvariate(mu, sigma)
-  while true do
-    local u1 = self:random()
-    local u2 = 1.0 - self:random()
-    local z = NORMAL_MAGIC * (u1 - 0.5) / u2
-    local zz = z * z / 4.0
-    if zz <= -log(u2) then return (mu or 0.0) + z * (sigma or 1.0) end
-  end
 end
 
 --- A number of the normal distribution, made in pairs (Box and Muller).
@@ -291,13 +267,6 @@ function Random:gauss(mu, sigma)
   return (mu or 0.0) + z * (sigma or 1.0)
 end
 
---- A number of the exponential distribution.
----@param rate number one divided by the mean
----@return number
-function Random:expovariate(rate)
-  return -log(1.0 - self:random()) / rate
-end
-
 --- A number of Poisson's distribution, as `river.utils.random.poisson` draws it (Knuth's product of uniforms).
 ---@param rate number the mean
 ---@return integer
@@ -308,14 +277,6 @@ function Random:poisson(rate)
     p = p * self:random()
   end
   return count - 1
-end
-
---- A number of the exponential distribution, as `river.utils.random.exponential` draws it.
----@param mean number|nil 1 unless given
----@return number
-function Random:exponential(mean)
-  local u = self:random()
-  return -log(1 - u) / (1.0 / (mean or 1.0))
 end
 
 return random

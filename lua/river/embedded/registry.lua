@@ -105,20 +105,34 @@ local function refuse(text, ...)
   errors.raise{kind = "argument", message = text:format(...)}
 end
 
+--- The class of a name. Users name the package that offers a class, pickles the module that defines it:
+--- "river.tree.HoeffdingTreeClassifier" and "river.tree.hoeffding_tree_classifier.HoeffdingTreeClassifier" are one.
+---@param name string
+---@return table|nil class
+function registry.class_of(name)
+  if classes[name] then return classes[name] end
+  load_package(name:match("^river%.([^.]+)%.") or "")
+  if classes[name] then return classes[name] end
+  local start, last = name:match("^(river%..+)%.[^.]+(%.[^.]+)$")
+  return start and registry.class_of(start .. last)
+end
+
+-- What to say about a class that is missing.
+local function hint_for(name, role)
+  local near = errors.suggest(name, registry.names())
+  if near then return ("did you mean %s?"):format(near) end
+  local module, last = name:match("^(.*)%.([^.]+)$")
+  if role ~= "estimator" then return "it has " .. table.concat(registry.names(role), ", ") end
+  local elsewhere = module and require("river.catalog").members(module)[last]
+  return elsewhere and "a River server has it" or "require('river.embedded').classes() lists those there are"
+end
+
 -- One entry, spelled as the user spells it.
 local function find(name, role)
-  local class = classes[name]
+  local class = registry.class_of(name)
   if class then return class end
-  load_package(name:match("^river%.([^.]+)%.") or "")
-  class = classes[name]
-  if class then return class end
-  -- A class may also be named by the module it is defined in, as pickles do: the ends must agree.
-  local package_name, last = name:match("^(river%.[^.]+)%..*%.([^.]+)$")
-  class = package_name and classes[package_name .. "." .. last]
-  if class then return class end
-  local near = errors.suggest(name, registry.names())
-  refuse("the embedded service has no %s%s; it has %s", name,
-    near and (" (did you mean " .. near .. "?)") or "", table.concat(registry.names(role), ", "))
+  errors.raise{kind = "argument", message = ("the embedded service has no %s"):format(name),
+    hint = hint_for(name, role)}
 end
 
 --- Tells whether a value describes the call of a class.

@@ -70,9 +70,10 @@ end
 --- An answer with a message object, as the server words a refusal.
 ---@param status integer
 ---@param text string
+---@param hint string|nil what to do, where a server would say nothing
 ---@return river.embedded.Response
-function response.message(status, text)
-  return response.json(status, {message = text})
+function response.message(status, text, hint)
+  return response.json(status, {message = text, hint = hint})
 end
 
 --- An answer without body.

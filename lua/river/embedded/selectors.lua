@@ -25,10 +25,7 @@ local function define(name, spec)
   function class.restore() end
 
   function class:check_target(y)
-    if y ~= nil then
-      python.raise("TypeError", "%s.learn_one() got an unexpected keyword argument 'y'",
-        self.stateless and "Transformer" or self.name)
-    end
+    python.takes_no_target(self.stateless and "Transformer" or self.name, y)
   end
 
   class.init = class.revive

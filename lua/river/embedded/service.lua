@@ -45,7 +45,7 @@ end
 local function upload(self, req, flavor_name, name)
   local ok, model = pcall(read_upload, req)
   if not ok then
-    if errors.is(model) then return response.message(400, model.message) end
+    if errors.is(model) then return response.message(400, model.message, model.hint) end
     if python.is_error(model) then return response.message(400, ("%s: %s"):format(model.type, model.text)) end
     error(model, 0)
   end
@@ -129,7 +129,8 @@ local function timed_handler(handler, kind)
     end
     local name, features = payload.model, payload.features
     if not name or name == "" or not truthy(name) then return required() end
-    local calls = (self.stats[name] or new_stats(self, name))[kind]
+    local counted = type(name) == "table" and python.str(name) or name   -- each table would be a name of its own
+    local calls = (self.stats[counted] or new_stats(self, counted))[kind]
     local timed = calls:count()
     local started = timed and clock()
     local ok, answer
@@ -181,9 +182,10 @@ end
 local function stats(self, req)
   local payload = payload_of(req)
   if not payload or not truthy(payload.model) then return response.empty(400) end
-  local calls = self.stats[payload.model]
+  local name = payload.model
+  local calls = self.stats[type(name) == "table" and python.str(name) or name]
   if not calls then
-    return response.message(404, ("We don't have stats for model %s"):format(python.str(payload.model)))
+    return response.message(404, ("We don't have stats for model %s"):format(python.str(name)))
   end
   return response.json(200, {predict = calls.predict:report(), learn = calls.learn:report()})
 end

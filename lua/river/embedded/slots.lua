@@ -133,14 +133,28 @@ function slots.dot(row, plan, order, weights, words)
   return sum
 end
 
---- The pairs {name, value} of a space, for `pickle.dict`.
+--- The sum over the shorter one of sample and weights, as the library's `dot` runs.
 ---@param space river.embedded.Space
----@param values any[]
----@return table[]
-function slots.pairs(space, values)
-  local list = {}
-  for slot = 1, space.n do list[slot] = {space.names[slot], values[slot]} end
-  return list
+---@param cache table
+---@param row river.embedded.Row
+---@param weights number[]
+---@param words string[]|nil as for `dot`
+---@return number
+function slots.product(space, cache, row, weights, words)
+  local keys = row.keys
+  local plan = slots.plan(space, cache, keys)
+  return slots.dot(row, plan, keys.n < space.n and plan.present or plan.ordered, weights, words)
+end
+
+--- Reads weights out of the pairs {name, weight} of a pickle.
+---@param space river.embedded.Space
+---@param weights number[]
+---@param pairs_of table[]
+function slots.restore(space, weights, pairs_of)
+  local pickle = require "river.embedded.pickle"
+  for _, pair in ipairs(pairs_of) do
+    weights[slots.add(space, pickle.name(pair[1]))] = pickle.number(pair[2])
+  end
 end
 
 return slots

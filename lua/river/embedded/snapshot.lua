@@ -207,6 +207,15 @@ function snapshot.is(bytes)
   return bytes:sub(1, #HEAD) == HEAD
 end
 
+--- Raises kind "unsupported" unless the server, as it describes itself, reads snapshots.
+---@param info table what `Client:info` returned
+function snapshot.check_server(info)
+  if info.id == "riverlua_embedded" then return end
+  errors.raise{kind = "unsupported", message = "upload_model: this is a snapshot that embedded: made of a model; " ..
+    "only riverlua can read it, this server cannot",
+    hint = "models whose learning Python can continue are downloaded as pickles: see docs/river.md"}
+end
+
 --- The value that bytes of `snapshot.dump` stand for.
 ---@param bytes string
 ---@return any

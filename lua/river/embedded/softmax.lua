@@ -147,8 +147,7 @@ function SoftmaxRegression:state(pickle)
   local weights, optimizers = {}, {}
   for i, label in ipairs(self.labels.list) do
     local part = self.parts[i]
-    local dict = pickle.dict(slots.pairs(part.space, part.weights))
-    weights[i] = {label, pickle.object("collections.defaultdict", {number, dict})}
+    weights[i] = {label, stage.float_dict(pickle, part.space.names, part.weights, number)}
     optimizers[i] = {label, part.optimizer:dump()}
   end
   local new_weights = pickle.object("collections.defaultdict", {number}, {partial = true})
@@ -173,7 +172,6 @@ end
 
 function SoftmaxRegression:restore(state)
   if state.weights == nil then return end
-  local pickle = require "river.embedded.pickle"
   local optimizers = {}
   for _, pair in ipairs(stage.dict_of(state.optimizers)) do optimizers[python.label_key(pair[1])] = pair[2] end
   for _, pair in ipairs(stage.dict_of(state.weights)) do
@@ -181,9 +179,7 @@ function SoftmaxRegression:restore(state)
     add_part(self, place)
     local part, optimizer = self.parts[place], optimizers[python.label_key(pair[1])]
     if optimizer then restore_optimizer(part, optimizer) end
-    for _, weight in ipairs(stage.dict_of(pair[2])) do
-      part.weights[slots.add(part.space, pickle.name(weight[1]))] = pickle.number(weight[2])
-    end
+    slots.restore(part.space, part.weights, stage.dict_of(pair[2]))
   end
 end
 

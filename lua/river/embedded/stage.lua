@@ -35,6 +35,17 @@ function stage.pairs(names, values)
   return list
 end
 
+--- A column as a `defaultdict` of floats.
+---@param pickle table river.embedded.pickle
+---@param names string[]
+---@param values number[]
+---@param factory table|nil the reference to `float`, where one pickle has several of them
+---@return table node
+function stage.float_dict(pickle, names, values, factory)
+  return pickle.object("collections.defaultdict",
+    {factory or pickle.reference("builtins.float"), pickle.dict(stage.pairs(names, values))})
+end
+
 --- The pairs of a dictionary in a pickle's state: a `defaultdict`, `Counter` or the library's vector.
 ---@param node any
 ---@return table[]

@@ -20,8 +20,8 @@ local encode = json.encoder{nan = true}
 
 local function decode(line) return json.decode(line, {nan = true}) end
 
--- A longer journal is folded into the snapshots.
-local JOURNAL_LIMIT = 8 * 1024 * 1024
+-- A longer journal is folded into the snapshots; where these are big, only one that is some times longer.
+local JOURNAL_LIMIT, TIMES_LONGER = 8 * 1024 * 1024, 4
 local MODEL = ".model"
 local MAX_FILE_NAME = 150
 
@@ -83,7 +83,7 @@ function store.open(path)
       "use one client for it, or riverlua serve river --folder for several programs")
   end
   check(lock, problem)
-  return setmetatable({path = path, lock = lock, number = 0, bytes = 0}, Store)
+  return setmetatable({path = path, lock = lock, number = 0, bytes = 0, saved = 0, limit = JOURNAL_LIMIT}, Store)
 end
 
 function Store:journal_path() return self.path .. "/journal.jsonl" end
@@ -142,7 +142,7 @@ end
 --- Whether the journal must be folded into the snapshots before the next record: it is long, or its end is unknown
 --- since a record could not be written.
 ---@return boolean
-function Store:is_full() return self.torn or self.bytes > JOURNAL_LIMIT end
+function Store:is_full() return self.torn or self.bytes > self.limit end
 
 local function write_line(self, line)
   if not self.journal then
@@ -172,11 +172,17 @@ function Store:append(record)
   self.bytes = self.bytes + #line
 end
 
+local function write_snapshot(self, name, value)
+  local bytes = snapshot.dump(value)
+  check(folder.replace(self.path .. "/" .. name, bytes))
+  self.saved = self.saved + #bytes
+end
+
 --- Saves a model as it is now.
 ---@param saved table {name=, …}; it gets its `number`
 function Store:save(saved)
   saved.number = self.number
-  check(folder.replace(self.path .. "/" .. file_name(saved.name), snapshot.dump(saved)))
+  write_snapshot(self, file_name(saved.name), saved)
 end
 
 --- Removes a model.
@@ -189,13 +195,14 @@ end
 --- Saves the predictions that wait for a label.
 ---@param identifiers table
 function Store:save_identifiers(identifiers)
-  check(folder.replace(self.path .. "/identifiers", snapshot.dump(identifiers)))
+  write_snapshot(self, "identifiers", identifiers)
 end
 
 --- Starts the journal anew: everything in it has been saved.
 function Store:clear_journal()
   if self.journal then self.journal:close() end
-  self.journal, self.bytes, self.torn = nil, 0, false
+  self.limit = math.max(JOURNAL_LIMIT, TIMES_LONGER * self.saved)
+  self.journal, self.bytes, self.torn, self.saved = nil, 0, false, 0
   check(folder.replace(self:journal_path(), ""))
 end
 

@@ -95,11 +95,6 @@ local function rank(value)
   return value
 end
 
-local function type_name(value)
-  if value == python.None then return "NoneType" end
-  return python.type_name(value)
-end
-
 --- Sorts labels or values of a feature as Python's `sorted` does.
 ---@param list any[] label keys; in place
 ---@return any[] list
@@ -109,7 +104,8 @@ function tree_stats.sort(list)
   for i = 2, #list do
     local a, b = list[i], list[i - 1]
     if type(rank(a)) ~= type(rank(b)) or a == python.None then
-      python.raise("TypeError", "'<' not supported between instances of '%s' and '%s'", type_name(a), type_name(b))
+      python.raise("TypeError", "'<' not supported between instances of '%s' and '%s'", python.type_name(a),
+        python.type_name(b))
     end
   end
   if first ~= nil then table.sort(list, function(a, b) return rank(a) < rank(b) end) end
