@@ -51,20 +51,45 @@ local function run(arguments, input)
   return text
 end
 
--- The answer of the script to a question, asked once.
-local function cached(arguments, input)
+-- Where the answer of the script to a question is kept.
+local function place_of(arguments, input)
   local version = read_file(SCRIPT) .. read_file(REQUIREMENTS)
-  local path = ("%s/%s.json"):format(CACHE, fingerprint(version .. arguments .. "\n" .. (input or "")))
-  local text = read_file(path)
-  if text then return text end
-  text = run(arguments, input)
+  return ("%s/%s.json"):format(CACHE, fingerprint(version .. arguments .. "\n" .. input))
+end
+
+local function keep(path, text)
   assert(os.execute("mkdir -p " .. CACHE))
   local part = path .. os.tmpname():gsub("/", ".")
   local file = assert(io.open(part, "wb"))
   file:write(text)
   file:close()
   assert(os.rename(part, path))
+end
+
+-- The answer of the script to a question, asked once.
+local function cached(arguments, input)
+  local path = place_of(arguments, input)
+  local text = read_file(path)
+  if not text then
+    text = run(arguments, input)
+    keep(path, text)
+  end
   return text
+end
+
+-- The same for many questions of a line each: those not asked before are asked together.
+local function ask_all(questions)
+  local unknown = {}
+  for _, question in ipairs(questions) do
+    if not read_file(place_of("run", question)) then unknown[#unknown + 1] = question end
+  end
+  if #unknown == 0 then return end
+  local at = 0
+  for line in run("run", table.concat(unknown)):gmatch("[^\n]+") do
+    at = at + 1
+    keep(place_of("run", unknown[at]), line .. "\n")
+  end
+  assert(at == #unknown, SCRIPT .. " did not answer all questions")
 end
 
 local kept = {}
@@ -78,20 +103,24 @@ function equal.samples(name, count)
   local key = name .. " " .. count
   if not kept[key] then
     local list = {}
-    for line in cached("samples " .. key):gmatch("[^\n]+") do list[#list + 1] = json.decode(line) end
+    for line in cached("samples " .. key, ""):gmatch("[^\n]+") do list[#list + 1] = json.decode(line) end
     kept[key] = list
   end
   return kept[key]
 end
 
--- What the library predicts.
-local function reference(case, samples, count)
+-- A case on a data set as the script is asked for it.
+local function question_of(case, samples)
   local bytes = require("river.pickle").dumps(case.model, {allow = case.allow})
-  local question = json.encode({
-    model = bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end), samples = samples, count = count,
-    predict = case.predict, supervised = case.supervised ~= false,
-  }, {sort = true})
-  local answer = json.decode(cached("run", question .. "\n"), {nan = true})
+  return json.encode({
+    model = bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end), samples = samples,
+    count = case.count or COUNT, predict = case.predict, supervised = case.supervised ~= false,
+  }, {sort = true}) .. "\n"
+end
+
+-- What the library predicts.
+local function reference(case, samples)
+  local answer = json.decode(cached("run", question_of(case, samples)), {nan = true})
   assert(not answer.error, answer.error)
   return answer.predictions
 end
@@ -136,7 +165,7 @@ end
 ---@return number worst the largest relative difference
 function equal.compare(case, samples)
   local count = case.count or COUNT
-  local theirs = reference(case, samples, count)
+  local theirs = reference(case, samples)
   local model = registry.build(case.model)
   local entry = {model = model, reader = row.reader()}
   local function read(x) return (learning.read_features(entry, x)) end
@@ -165,10 +194,16 @@ function equal.check(title, cases)
   local names = {}
   for name in pairs(cases) do names[#names + 1] = name end
   table.sort(names)
+  local questions = {}
+  for _, name in ipairs(names) do
+    local case = cases[name]
+    case.predict = case.predict or "predict_one"
+    for _, samples in ipairs(case.on) do questions[#questions + 1] = question_of(case, samples) end
+  end
   describe(title .. " as the Python library:", function()
+    setup(function() ask_all(questions) end)
     for _, name in ipairs(names) do
       local case = cases[name]
-      case.predict = case.predict or "predict_one"
       for _, samples in ipairs(case.on) do
         it(("%s on %s"):format(name, samples), function()
           local worst = equal.compare(case, samples)
