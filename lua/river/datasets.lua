@@ -503,8 +503,7 @@ local function record_of(settings, bytes, line, number)
   if not is_object(inner) then
     errors.raise{kind = "protocol", message = ("%s: '%s' is no object"):format(context, settings.features)}
   end
-  local x = split_record({dropped = settings.dropped, types = settings.types, targets = {}, target_list = {},
-    where = settings.where}, inner, context)
+  local x = split_record(settings.inner, inner, context)
   local _, y = split_record(settings, record, context)
   return x, y
 end
@@ -524,7 +523,11 @@ function datasets.jsonl(path, options)
   source.check(where, path)
   local settings = common_options(where, options, JSONL_OPTIONS)
   options = options or {}
-  if options.features ~= nil then settings.features = errors.expect(where, "features", options.features, "string") end
+  if options.features ~= nil then
+    settings.features = errors.expect(where, "features", options.features, "string")
+    -- in there is no target
+    settings.inner = {dropped = settings.dropped, types = settings.types, targets = {}, target_list = {}, where = where}
+  end
   local max_line = options.max_line == nil and MAX_LINE or errors.expect(where, "max_line", options.max_line, "integer")
   return new(function()
     local bytes = source.open(path)

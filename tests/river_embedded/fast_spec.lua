@@ -72,6 +72,26 @@ describe("the short way", function()
     end)
   end
 
+  it("draws as many numbers for predictions that draw", function()
+    local samples = support.phishing(support.reference())
+    local function neighbours()
+      return river.neighbors.KNNClassifier{engine = river.neighbors.SWINN{warm_up = 50, seed = 2}}
+    end
+    local fast, slow = river.Client("embedded:"), slow_client()
+    for _, cli in ipairs{fast, slow} do cli:upload_model(neighbours(), "multiclass", "m") end
+    for i = 1, 300 do
+      local x, y = samples[i][1], samples[i][2]
+      local predictions = {}
+      for j, cli in ipairs{fast, slow} do
+        predictions[j] = tostring(cli:predict("m", x).prediction)
+        cli:learn("m", x, y)
+      end
+      assert.equal(predictions[2], predictions[1], "prediction " .. i)
+    end
+    fast:close()
+    slow:close()
+  end)
+
   it("is taken by two models in turn", function()
     local near <close> = river.Client("embedded:")
     local far <close> = slow_client()

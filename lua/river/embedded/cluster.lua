@@ -16,7 +16,7 @@ local power = require("riverlua.core.math").pow
 ---@field centers table[] one per cluster: position of a feature in `names` → coordinate
 ---@field names string[][] one list per cluster: the features in the order in which their coordinates were drawn
 local KMeans = registry.class{class = "river.cluster.KMeans", role = "estimator", supervised = false,
-  transient = {"orders"},
+  transient = {"orders"}, restless = true,
   params = {
     {"n_clusters", 5, kind = "integer"},
     {"halflife", 0.5, kind = "number"},

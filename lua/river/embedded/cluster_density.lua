@@ -265,6 +265,7 @@ local DenStream = define("DenStream", {
   {"n_samples_init", 1000, kind = "integer"},
   {"stream_speed", 100, kind = "integer"},
 })
+DenStream.restless = true
 
 function DenStream:init()
   local product = self.mu * self.beta
@@ -507,6 +508,7 @@ local STREAMKMeans = define("STREAMKMeans", {
   {"p", 2, kind = "number"},
   {"seed", None, kind = "integer", optional = true},
 })
+STREAMKMeans.restless = true
 
 local function fresh_kmeans(self)
   return registry.build{class = "river.cluster.KMeans", kwargs = {n_clusters = self.n_clusters,

@@ -82,12 +82,8 @@ function Steps:dump()
   return pickle.object(self.class, steps)
 end
 
-function Steps:portable()
-  for _, step in ipairs(self.steps) do
-    if not step:portable() then return false end
-  end
-  return true
-end
+-- All that is learned is in the steps.
+Steps.stateless = true
 
 --- A fresh one: the same steps under the same names, nothing learned.
 function Steps.clone(self)

@@ -23,7 +23,8 @@ local FUSED = {regression = true, binary = true}
 
 -- Finds out how an entry learns and predicts; once, as a model that is replaced gets another entry.
 local function prepare(entry)
-  local direct, flavor, model = {}, entry.flavor.name, entry.model
+  local flavor, model = entry.flavor.name, entry.model
+  local direct = {quiet = model:is_quiet()}
   entry.direct = direct
   if not FUSED[flavor] or model.aliases then return direct end
   local stages
@@ -155,7 +156,11 @@ local function predict_any(entry, x)
   if not row then return nil end
   local ok, prediction, order = predict_row(entry, row, serial)
   if not ok or not learning.is_finite(prediction) then return nil end
-  entry.predicted, entry.prediction, entry.order = serial, prediction, order
+  if entry.direct.quiet then
+    entry.predicted, entry.prediction, entry.order = serial, prediction, order
+  else
+    entry.dirty = true
+  end
   return true, response.prediction(prediction)
 end
 

@@ -174,6 +174,8 @@ local PoissonInclusion = define("PoissonInclusion", {
   params = {{"p", kind = "number", required = true}, {"seed", None, kind = "integer", optional = true}},
 })
 
+PoissonInclusion.restless = true
+
 function PoissonInclusion:init()
   self.included, self.rng = {}, random.new(self.seed ~= None and self.seed or nil)
   self:revive()

@@ -3,6 +3,7 @@
 local flavors = require "river.embedded.flavors"
 local json = require "riverlua.json"
 local learning = require "river.embedded.learning"
+local metrics_base = require "river.embedded.metrics_base"
 local python = require "river.embedded.python"
 local row = require "river.embedded.row"
 local store = require "river.embedded.store"
@@ -17,7 +18,7 @@ Keeper.__index = Keeper
 local function packed(prediction, order)
   if type(prediction) ~= "table" then return prediction end
   local pairs_of = json.array{}
-  for i, label in ipairs(order or learning.order_of(prediction)) do
+  for i, label in ipairs(order or metrics_base.order_of(prediction)) do
     pairs_of[i] = {label == python.None and json.null or label, prediction[label]}
   end
   return pairs_of

@@ -4,6 +4,7 @@
 -- is raised as a Python exception (`river.embedded.python`).
 
 local check = require "river.check"
+local metrics_base = require "river.embedded.metrics_base"
 local names = require "river.embedded.names"
 local python = require "river.embedded.python"
 local response = require "river.embedded.response"
@@ -55,25 +56,6 @@ function learning.predict_with(entry, row)
   end
 end
 
--- The likeliest label: the first of the highest.
-local function likeliest(prediction, order)
-  local best
-  for _, label in ipairs(order) do
-    if best == nil or prediction[label] > prediction[best] then best = label end
-  end
-  return best
-end
-
--- Probabilities that came back in a request have no order; a server reads them in the order of their text.
----@param prediction table
----@return any[]
-function learning.order_of(prediction)
-  local order = {}
-  for label in pairs(prediction) do order[#order + 1] = label end
-  table.sort(order, function(a, b) return tostring(a) < tostring(b) end)
-  return order
-end
-
 -- ------------------------------------------------------------------------------------------------------ measure
 
 local function update_metrics(entry, prediction, order, y)
@@ -82,7 +64,7 @@ local function update_metrics(entry, prediction, order, y)
   local active = entry.active
   local label = prediction
   if type(prediction) == "table" then
-    label = likeliest(prediction, order or learning.order_of(prediction))
+    label = metrics_base.likeliest(prediction, order)
   elseif type(prediction) == "number" and type(y) == "number" and entry.flavor.numeric then
     for i = 1, #active do active[i]:add(y, prediction) end
     return
@@ -274,6 +256,7 @@ function learning.predict(self, payload)
     identifier = self.generate_identifiers and make_identifier(self) or nil
   end
   local text = identifier ~= nil and python.str(identifier) or nil
+  if self.keeper and not entry.model:is_quiet() then entry.dirty = true end
   if text then remember(self, text, name, features, prediction, order) end
   if self.watched then self:predicted(name, features, prediction) end
   local answer = {model = name, prediction = response.prediction(prediction), identifier = identifier}

@@ -104,6 +104,16 @@ function base.is_proba(prediction)
   return type(prediction) == "table" and prediction ~= python.None
 end
 
+--- The labels of probabilities that came without an order, such as those of a request: sorted by their text.
+---@param probabilities table<any, number>
+---@return any[]
+function base.order_of(probabilities)
+  local order = {}
+  for label in pairs(probabilities) do order[#order + 1] = label end
+  table.sort(order, function(a, b) return tostring(a) < tostring(b) end)
+  return order
+end
+
 --- The likeliest label of a table of probabilities: the first of the highest.
 ---@param probabilities table<any, number>
 ---@param order any[]|nil the labels in the order in which ties are decided; the order of their texts when nil
@@ -112,9 +122,7 @@ function base.likeliest(probabilities, order)
   if not order then
     local no, yes = probabilities[false], probabilities[true]
     if no and yes and next(probabilities, next(probabilities, (next(probabilities)))) == nil then return yes > no end
-    order = {}
-    for label in pairs(probabilities) do order[#order + 1] = label end
-    table.sort(order, function(a, b) return tostring(a) < tostring(b) end)
+    order = base.order_of(probabilities)
   end
   local best
   for _, label in ipairs(order) do

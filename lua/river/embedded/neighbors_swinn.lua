@@ -170,7 +170,7 @@ end
 ---@field data table<integer, table> vertices, one more than their place
 ---@field next_id integer place of the next sample
 ---@field ready boolean whether there is a graph
-local SWINN = registry.class{class = "river.neighbors.SWINN", role = "engine", params = {
+local SWINN = registry.class{class = "river.neighbors.SWINN", role = "engine", restless = true, params = {
   {"graph_k", 20, kind = "integer"},
   search.PARAMETER,
   {"maxlen", 1000, kind = "integer"},

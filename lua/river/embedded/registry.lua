@@ -360,15 +360,33 @@ function Instance:dump()
   return pickle.object(self.class, nil, {kwargs = kwargs, state = self.state and self:state(pickle)})
 end
 
+-- Whether `test` holds for each object that this one is made of: parameters, objects in lists of them, steps.
+local function all_parts(self, test)
+  local function holds(value)
+    if is_instance(value) then return test(value) end
+    if type(value) ~= "table" or getmetatable(value) ~= nil then return true end
+    for _, item in ipairs(value) do
+      if is_instance(item) and not test(item) then return false end
+    end
+    return true
+  end
+  for _, parameter in ipairs(self.params) do
+    if not holds(self[parameter[1]]) then return false end
+  end
+  return holds(self.steps)
+end
+
 --- Tells whether `dump` has all that was learned: estimators without `state` can only be saved as a snapshot.
 ---@return boolean
 function Instance:portable()
   if self.role == "estimator" and self.state == nil and not self.stateless then return false end
-  for _, parameter in ipairs(self.params) do
-    local value = self[parameter[1]]
-    if is_instance(value) and not value:portable() then return false end
-  end
-  return true
+  return all_parts(self, function(part) return part:portable() end)
+end
+
+--- Tells whether a prediction leaves the model as it is. `restless` classes draw numbers or move clusters for one.
+---@return boolean
+function Instance:is_quiet()
+  return not self.restless and all_parts(self, Instance.is_quiet)
 end
 
 --- Python's hasattr, for the server's checks at upload.
