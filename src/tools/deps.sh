@@ -14,6 +14,8 @@ missing() {
   pkg-config --exists lua5.4-cjson 2>/dev/null || echo lua-cjson-dev
   pkg-config --exists libuv 2>/dev/null || echo libuv1-dev
   pkg-config --exists zlib 2>/dev/null || echo zlib1g-dev
+  pkg-config --exists nettle 2>/dev/null || echo nettle-dev
+  has_header wslay/wslay.h "" || echo libwslay-dev
   pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
   ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
   [ "$1" = test ] || return 0
@@ -33,7 +35,7 @@ wanted=$(missing "$1" | tr '\n' ' ')
 
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
-  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, libcurl (with headers)." >&2
+  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, nettle, libwslay, libcurl (with headers)." >&2
   exit 1
 }
 
