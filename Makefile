@@ -18,7 +18,7 @@ CC = cc
 endif
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle libcurl)
+PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle libpcre2-8 libcurl)
 PKG_LIBDIR = $(shell pkg-config --variable=libdir lua5.4)
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $(CFLAGS)
 
@@ -26,12 +26,13 @@ LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
-# Lua, libuv, zlib and nettle are linked into the binary: fewer shared objects, a faster start. libcurl and libwslay are
+# Lua, libuv, zlib, nettle and PCRE2 are linked into the binary: fewer shared objects, a faster start. libcurl and libwslay are
 # loaded on first use.
 STATIC_LIBS = $(PKG_LIBDIR)/liblua5.4.a $(PKG_LIBDIR)/liblua5.4-cjson.a \
   $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv) \
   $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz) \
-  $(firstword $(wildcard $(PKG_LIBDIR)/libnettle.a) -lnettle)
+  $(firstword $(wildcard $(PKG_LIBDIR)/libnettle.a) -lnettle) \
+  $(firstword $(wildcard $(PKG_LIBDIR)/libpcre2-8.a) -lpcre2-8)
 SYSTEM_LIBS = -lm -ldl -lpthread
 
 .PHONY: all
@@ -49,7 +50,7 @@ $(BUILD)/libriverlua.a: $(OBJECTS)
 $(BUILD)/libriverlua.so.$(SOVERSION): $(PIC_OBJECTS)
 	@echo "  LINK $@"
 	$(Q)$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
-	  -llua5.4 -llua5.4-cjson -luv -lz -lnettle $(SYSTEM_LIBS)
+	  -llua5.4 -llua5.4-cjson -luv -lz -lnettle -lpcre2-8 $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
 	$(Q)ln -sf libriverlua.so.$(SOVERSION) $@

@@ -15,6 +15,7 @@ missing() {
   pkg-config --exists libuv 2>/dev/null || echo libuv1-dev
   pkg-config --exists zlib 2>/dev/null || echo zlib1g-dev
   pkg-config --exists nettle 2>/dev/null || echo nettle-dev
+  pkg-config --exists libpcre2-8 2>/dev/null || echo libpcre2-dev
   has_header wslay/wslay.h "" || echo libwslay-dev
   pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
   ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
@@ -35,7 +36,7 @@ wanted=$(missing "$1" | tr '\n' ' ')
 
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
-  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, nettle, libwslay, libcurl (with headers)." >&2
+  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, nettle, PCRE2, libwslay, libcurl (with headers)." >&2
   exit 1
 }
 
