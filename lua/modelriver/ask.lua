@@ -1,0 +1,48 @@
+--- One question to a workflow, and its answer.
+
+local failure = require "modelriver.failure"
+local response = require "modelriver.response"
+local stream = require "modelriver.stream"
+
+local ask = {}
+
+-- What Gateway:post wants to know, from the options of a call.
+local function call_of(what, path, body, options)
+  return {what = what, path = path, body = body, workflow = body.workflow or body.model, timeout = options.timeout,
+    retries = options.retries, headers = options.headers}
+end
+
+--- Sends a request whose answer comes in one piece.
+---@param gateway modelriver.Gateway
+---@param what string the method, for messages
+---@param path string
+---@param body table
+---@param options table `timeout`, `retries`, `headers`
+---@return modelriver.Response
+function ask.whole(gateway, what, path, body, options)
+  local call = call_of(what, path, body, options)
+  local answer = gateway:post(call, function(res, tries) return response.read(call, res, tries, body) end)
+  gateway.usage:add(call.workflow, answer.meta.model, answer.usage)
+  return answer
+end
+
+--- Sends a request whose answer comes piece by piece.
+---@param raw boolean|nil hand out chunks as they came
+---@return modelriver.Stream
+function ask.streamed(gateway, what, path, body, options, raw)
+  return stream.open(gateway, call_of(what, path, body, options), raw)
+end
+
+--- Sends a request that is answered with a JSON object, of whatever fields.
+---@param call table as for Gateway:post
+---@return table
+function ask.object(gateway, call)
+  return (gateway:post(call, function(res, tries)
+    if res.body == nil or res.body:find("^%s*$") then return {} end
+    local ok, value = pcall(failure.decode, res.body)
+    if ok and type(value) == "table" then return value end
+    error(failure.unreadable(call, res.body, "the answer is no JSON object", {status = res.status, tries = tries}), 0)
+  end))
+end
+
+return ask

@@ -1,0 +1,48 @@
+--- Waiting for many jobs at once: `modelriver.wait_all(jobs)`.
+
+local errors = require "riverlua.errors"
+local job = require "modelriver.job"
+local task = require "riverlua.task"
+
+local wait_all = {}
+
+local OPTIONS = {on_done = true, failures = true}
+
+--- Waits for many jobs at once.
+---
+--- Options: those of job:wait, for each; `on_done(job, result, err)`: called as each ends; `failures = "return"`: a
+--- second result has the errors by position. Otherwise, when all have ended and some failed, an error of kind "job" is
+--- raised that has `results` and `failures`.
+---@param jobs modelriver.Job[]
+---@param options table|nil
+---@return table results modelriver.Response by position
+---@return table|nil failures
+function wait_all.wait_all(jobs, options)
+  errors.expect("wait_all", "jobs", jobs, "table")
+  local wait_options, own = {}, {}
+  for name, value in pairs(errors.expect("wait_all", "options", options or {}, "table")) do
+    if OPTIONS[name] then own[name] = value else wait_options[name] = value end
+  end
+  job.check_wait("wait_all", wait_options)
+  errors.expect("wait_all", "on_done", own.on_done, "callable|nil")
+  local results, failures, failed, first = {n = #jobs}, {}, 0, nil
+  task.map(jobs, function(one, i)
+    local ok, value = pcall(one.wait, one, wait_options)
+    if ok then
+      results[i] = value
+    else
+      if not errors.is(value) or value.kind == "cancelled" or value.kind == "interrupted" then error(value, 0) end
+      failures[i], failed, first = value, failed + 1, first or value
+    end
+    if own.on_done then own.on_done(one, results[i], failures[i]) end
+  end, {concurrency = math.max(1, #jobs)})
+  if own.failures == "return" then return results, failures end
+  if failed > 0 then
+    errors.raise{kind = "job", results = results, failures = failures, cause = first, retryable = false,
+      message = ("%d of %d jobs failed; the first: %s"):format(failed, #jobs, first.message),
+      hint = "err.results has the answers, err.failures the errors, by position"}
+  end
+  return results
+end
+
+return wait_all
