@@ -24,6 +24,8 @@
   X(easy_setopt, curl_easy_setopt) \
   X(easy_getinfo, curl_easy_getinfo) \
   X(easy_pause, curl_easy_pause) \
+  X(easy_send, curl_easy_send) \
+  X(easy_recv, curl_easy_recv) \
   X(easy_strerror, curl_easy_strerror) \
   X(multi_init, curl_multi_init) \
   X(multi_cleanup, curl_multi_cleanup) \

@@ -28,6 +28,7 @@ void rvl_http1_begin(rvl_http1 *a, bool no_body, size_t max_head, size_t max_bod
   a->chunked = a->keep_alive = a->closes = false;
   a->limit = 0;
   a->no_body = no_body;
+  a->upgrades = false;
   a->minor = a->status = 0;
   a->remaining = 0;
   a->chunk_line = a->digits = 0;
@@ -143,7 +144,10 @@ static void begin_body(rvl_http1 *a) {
   bool two_framings = f.chunked && (f.has_length || a->minor == 0);   /* RFC 9112, 6.1: not to be trusted */
   a->closes = f.close || (a->minor == 0 && !f.keep_alive);
   a->keep_alive = !a->closes && !doubtful && !two_framings;
-  if (a->status == 101) {
+  if (a->status == 101 && a->upgrades) {
+    a->keep_alive = false;
+    a->state = RVL_HTTP1_DONE;
+  } else if (a->status == 101) {
     bad(a, "the server switched to a protocol that was not asked for");
   } else if (a->no_body || a->status == 204 || a->status == 304) {
     a->state = RVL_HTTP1_DONE;

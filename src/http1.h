@@ -25,6 +25,7 @@ typedef struct rvl_http1 {
   const char *error;      /* static text */
   size_t limit;           /* when BAD because a limit was passed: that limit; else 0 */
   bool no_body;           /* the answer to HEAD */
+  bool upgrades;          /* 101 was asked for: it ends with its head. Off until it is set after rvl_http1_begin */
   bool keep_alive;        /* the connection can be used again */
   bool closes;            /* the server has said that this is its last answer */
   bool chunked;

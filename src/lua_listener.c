@@ -23,16 +23,10 @@ typedef struct limits {
   rvl_http1_limits sizes;
 } limits;
 
-/* One who waits counts as something that will wake the loop, until he is woken or forgotten. */
-typedef struct wait_count {
-  rvl_runtime *rt;
-  size_t count;
-} wait_count;
-
 typedef struct listener_box {
   rvl_listener listener;   /* first: notify gets only this */
   rvl_signal changed;
-  wait_count waiting;
+  rvl_wait_count waiting;
   limits limits;
   size_t bodies, max_bodies;   /* bytes of large bodies that are in memory, or with a handler */
   bool announces;              /* whether requests with a large body are handed over before it is read */
@@ -43,7 +37,7 @@ typedef enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY } phase;
 typedef struct connection_box {
   rvl_connection connection;   /* first: notify gets only this */
   rvl_signal changed;
-  wait_count waiting;
+  rvl_wait_count waiting;
   listener_box *owner;         /* the user value keeps it */
   rvl_http1_request request;
   phase phase;
@@ -57,23 +51,6 @@ static listener_box *check_listener(lua_State *L) { return luaL_checkudata(L, 1,
 static connection_box *check_connection(lua_State *L) { return luaL_checkudata(L, 1, CONNECTION); }
 
 /* ---- waiting -------------------------------------------------------------------------------------------- */
-
-static int wait_for(lua_State *L, wait_count *w, rvl_signal *changed, lua_Number seconds, void *box, lua_KFunction k) {
-  w->count++;
-  w->rt->pending++;
-  return rvl_wait(L, w->rt, changed, seconds, (lua_KContext)box, k);
-}
-
-static rvl_wake_reason waited(lua_State *L, wait_count *w) {
-  w->count--;
-  w->rt->pending--;
-  return rvl_woken(L, w->rt);
-}
-
-static void forget_waiting(wait_count *w) {
-  w->rt->pending -= w->count;
-  w->count = 0;
-}
 
 static lua_Number seconds_until(uint64_t due) {
   uint64_t now = rvl_now();
@@ -169,7 +146,7 @@ static int listener_gc(lua_State *L) {
   listener_box *box = check_listener(L);
   rvl_listener_close(&box->listener);
   rvl_signal_detach(&box->changed);
-  forget_waiting(&box->waiting);
+  rvl_forget_waiting(&box->waiting);
   return 0;
 }
 
@@ -178,7 +155,7 @@ static void on_connection(rvl_connection *c) { rvl_signal_fire(&((connection_box
 /* Stack: listener, [the connection to be]. */
 static int accept_k(lua_State *L, int status, lua_KContext ctx) {
   listener_box *box = (listener_box *)ctx;
-  if (status == LUA_YIELD) waited(L, &box->waiting);
+  if (status == LUA_YIELD) rvl_waited(L, &box->waiting);
   connection_box *c = lua_touserdata(L, 2);
   if (c == NULL) {   /* memory first: a connection that was accepted must not be lost */
     c = lua_newuserdatauv(L, sizeof *c, 1);
@@ -198,7 +175,7 @@ static int accept_k(lua_State *L, int status, lua_KContext ctx) {
   rvl_runtime_loop(L, box->waiting.rt);
   int err = rvl_listener_accept(&box->listener, &c->connection, on_connection);
   if (err == 0) return 1;
-  return wait_for(L, &box->waiting, &box->changed, err == UV_EAGAIN ? -1 : RETRY_SECONDS, box, accept_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, err == UV_EAGAIN ? -1 : RETRY_SECONDS, ctx, accept_k);
 }
 
 /* accept() → the next connection; nil once the listener is closed */
@@ -293,7 +270,7 @@ static int request_k(lua_State *L, int status, lua_KContext ctx) {
   connection_box *box = (connection_box *)ctx;
   rvl_connection *c = &box->connection;
   rvl_http1_request *r = &box->request;
-  bool late = status == LUA_YIELD && waited(L, &box->waiting) == RVL_WOKEN_TIMER;
+  bool late = status == LUA_YIELD && rvl_waited(L, &box->waiting) == RVL_WOKEN_TIMER;
   if (!feed(box)) return luaL_error(L, "not enough memory");
   if (r->state == RVL_HTTP1_REQUEST_BAD) return push_refusal(L, box, r->status, r->error);
   if (box->counted > 0 && box->owner->bodies > box->owner->max_bodies)
@@ -310,7 +287,7 @@ static int request_k(lua_State *L, int status, lua_KContext ctx) {
       return luaL_error(L, "not enough memory");
   }
   rvl_connection_flush(c);
-  return wait_for(L, &box->waiting, &box->changed, seconds_until(box->due), box, request_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(box->due), ctx, request_k);
 }
 
 /*
@@ -341,7 +318,7 @@ static int connection_has_begun(lua_State *L) {
 static int read_k(lua_State *L, int status, lua_KContext ctx) {
   connection_box *box = (connection_box *)ctx;
   rvl_connection *c = &box->connection;
-  bool late = status == LUA_YIELD && waited(L, &box->waiting) == RVL_WOKEN_TIMER;
+  bool late = status == LUA_YIELD && rvl_waited(L, &box->waiting) == RVL_WOKEN_TIMER;
   size_t available = rvl_connection_available(c);
   if (available > 0) {
     lua_pushlstring(L, c->in.data + c->taken, available);
@@ -353,7 +330,7 @@ static int read_k(lua_State *L, int status, lua_KContext ctx) {
     return 1;
   }
   if (late) return rvl_raise(L, "timeout", NULL, "the client sent nothing within %f s", lua_tonumber(L, 2));
-  return wait_for(L, &box->waiting, &box->changed, luaL_optnumber(L, 2, -1), box, read_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, luaL_optnumber(L, 2, -1), ctx, read_k);
 }
 
 /* read([seconds]) → the next bytes; nil: the client sends nothing more. Raises kind "timeout". */
@@ -368,13 +345,13 @@ static int write_k(lua_State *L, int status, lua_KContext ctx) {
   rvl_connection *c = &box->connection;
   lua_Number limit = box->owner->limits.write;
   uint64_t due = limit > 0 && limit < 9e9 ? c->progress + (uint64_t)(limit * 1e9) : 0;
-  bool late = status == LUA_YIELD && waited(L, &box->waiting) == RVL_WOKEN_TIMER;
+  bool late = status == LUA_YIELD && rvl_waited(L, &box->waiting) == RVL_WOKEN_TIMER;
   if (late && due != 0 && rvl_now() >= due) rvl_connection_close(c);   /* the client does not read */
   if (c->broken || c->held || rvl_connection_unsent(c) == 0) {
     lua_pushboolean(L, !c->broken);
     return 1;
   }
-  return wait_for(L, &box->waiting, &box->changed, seconds_until(due), box, write_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(due), ctx, write_k);
 }
 
 /*
@@ -397,9 +374,9 @@ static int connection_write(lua_State *L) {
 
 static int gone_k(lua_State *L, int status, lua_KContext ctx) {
   connection_box *box = (connection_box *)ctx;
-  if (status == LUA_YIELD) waited(L, &box->waiting);
+  if (status == LUA_YIELD) rvl_waited(L, &box->waiting);
   if (box->connection.ended || box->connection.broken) return 0;
-  return wait_for(L, &box->waiting, &box->changed, -1, box, gone_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, -1, ctx, gone_k);
 }
 
 /* wait_gone(): waits until the client sends nothing more, or the connection is closed */
@@ -412,9 +389,9 @@ static int connection_wait_gone(lua_State *L) {
 static int finish_k(lua_State *L, int status, lua_KContext ctx) {
   connection_box *box = (connection_box *)ctx;
   rvl_connection *c = &box->connection;
-  if (status == LUA_YIELD) waited(L, &box->waiting);
+  if (status == LUA_YIELD) rvl_waited(L, &box->waiting);
   bool over = c->broken || (c->ended && rvl_connection_unsent(c) == 0) || rvl_now() >= box->due;
-  if (!over) return wait_for(L, &box->waiting, &box->changed, seconds_until(box->due), box, finish_k);
+  if (!over) return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(box->due), ctx, finish_k);
   rvl_connection_close(c);
   return 0;
 }
@@ -454,7 +431,7 @@ static int connection_gc(lua_State *L) {
   rvl_connection_close(&box->connection);
   free_request(box);
   rvl_signal_detach(&box->changed);
-  forget_waiting(&box->waiting);
+  rvl_forget_waiting(&box->waiting);
   return 0;
 }
 

@@ -25,11 +25,13 @@ typedef struct transfer_box {
   rvl_runtime *rt;
 } transfer_box;
 
-static net_box *check_net(lua_State *L) {
-  net_box *box = luaL_checkudata(L, 1, NET);
+rvl_net *rvl_check_net(lua_State *L, int index) {
+  net_box *box = luaL_checkudata(L, index, NET);
   if (box->net == NULL) rvl_raise(L, "closed", NULL, "attempt to use a closed client");
-  return box;
+  return box->net;
 }
+
+static rvl_net *check_net(lua_State *L) { return rvl_check_net(L, 1); }
 
 static transfer_box *check_transfer(lua_State *L) { return luaL_checkudata(L, 1, TRANSFER); }
 
@@ -90,7 +92,7 @@ static int net_close(lua_State *L) {
 }
 
 static int net_stats(lua_State *L) {
-  const rvl_net_stats *s = rvl_net_stats_of(check_net(L)->net);
+  const rvl_net_stats *s = rvl_net_stats_of(check_net(L));
   lua_createtable(L, 0, 5);
   lua_pushstring(L, rvl_curl_version(rvl_upvalue_runtime(L)->curl));
   lua_setfield(L, -2, "libcurl");
@@ -180,7 +182,7 @@ static size_t check_size(lua_State *L, int arg, size_t otherwise) {
 ** body: string, nil, true (written later, length unknown) or an integer (written later, that long).
 */
 static transfer_box *start(lua_State *L) {
-  net_box *net = check_net(L);
+  rvl_net *net = check_net(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
   rvl_runtime_check_open(L, rt);
   rvl_request request = {
@@ -227,11 +229,11 @@ static transfer_box *start(lua_State *L) {
   lua_replace(L, 1);
   lua_settop(L, 1);
   rt->pending++;
-  if (!rvl_transfer_start(net->net, &box->transfer, &request, on_change)) rt->pending--;
+  if (!rvl_transfer_start(net, &box->transfer, &request, on_change)) rt->pending--;
   return box;
 }
 
-static const char *kind_of(rvl_failure failure) {
+const char *rvl_failure_kind(rvl_failure failure) {
   switch (failure) {
     case RVL_FAIL_DNS: return "dns";
     case RVL_FAIL_CONNECT: return "connect";
@@ -248,7 +250,7 @@ static const char *kind_of(rvl_failure failure) {
 /* nil, kind, message, phase of a timeout, limit (seconds or bytes), whether the server may have acted */
 static int push_failure(lua_State *L, const rvl_transfer *t) {
   lua_pushnil(L);
-  lua_pushstring(L, kind_of(t->failure));
+  lua_pushstring(L, rvl_failure_kind(t->failure));
   lua_pushstring(L, t->reason != NULL ? t->reason : t->message);
   lua_pushstring(L, t->timed_out);
   if (t->failure == RVL_FAIL_TIMEOUT) lua_pushnumber(L, (lua_Number)t->limit / 1e9);

@@ -15,7 +15,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.runtime", rvl_open_runtime},   {"riverlua.core.folder", rvl_open_folder},
     {"riverlua.core.math", rvl_open_math},         {"riverlua.core.gzip", rvl_open_gzip},
     {"riverlua.core.listener", rvl_open_listener}, {"riverlua.core.river", rvl_open_river},
-    {"riverlua.core.digest", rvl_open_digest},
+    {"riverlua.core.digest", rvl_open_digest},     {"riverlua.core.websocket", rvl_open_websocket},
     {"cjson", luaopen_cjson},                      {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};
 

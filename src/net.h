@@ -1,4 +1,7 @@
-/* What transfer.c (libcurl's transfers), net_watch.c (sockets) and http1_connection.c (plain HTTP/1.1) share. */
+/*
+** What transfer.c (libcurl's transfers), net_watch.c (sockets), http1_connection.c (plain HTTP/1.1) and duplex.c
+** (connections without HTTP) share.
+*/
 #ifndef RVL_NET_H
 #define RVL_NET_H
 
@@ -24,6 +27,7 @@ typedef struct rvl_watch {
   bool connected;  /* on_close will tell when it goes; libcurl closes others without a word */
   rvl_transfer *opener;          /* until connected: who it was opened for */
   rvl_http1_connection *http1;   /* not libcurl's any more */
+  struct rvl_duplex *duplex;     /* the same */
 } rvl_watch;
 
 /*
@@ -58,6 +62,7 @@ struct rvl_net {
   rvl_parked *parked;
   rvl_http1_connection *http1_idle;      /* plain connections that wait for a request, last used first */
   unsigned http1_idle_count;
+  struct rvl_duplex *duplexes;           /* those that are open */
   rvl_net_stats stats;
   bool tls;
 };
@@ -72,7 +77,7 @@ void rvl_net_refresh_deadline(rvl_transfer *transfer);
 void rvl_net_collect(rvl_net *net);
 /* How far libcurl is with a body that it has in one piece. */
 void rvl_net_look_at_upload(rvl_transfer *transfer);
-/* Opens a connection for the transfer through libcurl; ends in rvl_http1_adopt or in a failure. */
+/* Opens a connection for the transfer through libcurl; ends in rvl_http1_adopt, rvl_duplex_adopt or a failure. */
 bool rvl_net_connect(rvl_transfer *transfer);
 /* Closes a connection that libcurl opened for us. */
 void rvl_net_disconnect(rvl_net *net, CURL *easy);
@@ -111,5 +116,11 @@ void rvl_http1_event(rvl_http1_connection *connection, int status, int uv_events
 /* The transfer is given up: its connection cannot be used again. */
 void rvl_http1_abandon(rvl_transfer *transfer);
 void rvl_http1_close_all(rvl_net *net);
+
+/* in duplex.c */
+/* Takes over the connection that `easy` opened; the transfer is over. */
+void rvl_duplex_adopt(rvl_transfer *transfer, CURL *easy);
+void rvl_duplex_event(struct rvl_duplex *duplex, int status, int uv_events);
+void rvl_duplex_close_all(rvl_net *net);
 
 #endif

@@ -1,5 +1,5 @@
 /*
-** The sockets of a client: libuv watches them for libcurl (its multi-socket interface) and for http1_connection.c.
+** The sockets of a client: libuv watches them for libcurl (its multi-socket interface), http1_connection.c and duplex.c.
 */
 #include "net.h"
 
@@ -78,6 +78,10 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
   curl_socket_t fd = w->fd;
   if (w->http1 != NULL) {
     rvl_http1_event(w->http1, status, events);
+    return;
+  }
+  if (w->duplex != NULL) {
+    rvl_duplex_event(w->duplex, status, events);
     return;
   }
   if (!w->wanted) {   /* the server closed an idle connection, or spoke unasked: libcurl finds out on reuse */

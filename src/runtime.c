@@ -1,5 +1,6 @@
 #include "runtime.h"
 #include "transfer.h"
+#include "wslay_api.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -13,6 +14,8 @@ static int runtime_gc(lua_State *L) {
   rt->loop_open = false;
   rvl_curl_close(rt->curl);
   rt->curl = NULL;
+  rvl_wslay_close(rt->wslay);
+  rt->wslay = NULL;
   return 0;
 }
 

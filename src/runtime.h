@@ -60,6 +60,7 @@ typedef struct rvl_runtime {
   rvl_loop loop;
   atomic_bool loop_open;             /* other threads look before they wake the loop */
   struct rvl_curl_api *curl;         /* NULL until the first client is made */
+  struct rvl_wslay_api *wslay;       /* NULL until the first WebSocket is opened */
   rvl_context script;                /* task 0 */
   rvl_context *current;
   rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */
@@ -105,12 +106,28 @@ int rvl_wait(lua_State *L, rvl_runtime *rt, rvl_signal *signal, lua_Number secon
 /* Why the wait ended; raises when it was cancelled or interrupted. */
 rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt);
 
+/*
+** For waits that sockets end: one who waits counts as something that will wake the loop, until he is woken or forgotten.
+** rvl_wait_counted is rvl_wait, and rvl_waited stands for rvl_woken in its `k`.
+*/
+typedef struct rvl_wait_count {
+  rvl_runtime *rt;
+  size_t count;
+} rvl_wait_count;
+int rvl_wait_counted(lua_State *L, rvl_wait_count *waiting, rvl_signal *signal, lua_Number seconds, lua_KContext ctx,
+                     lua_KFunction k);
+rvl_wake_reason rvl_waited(lua_State *L, rvl_wait_count *waiting);
+void rvl_forget_waiting(rvl_wait_count *waiting);
+
 /* Wakes everybody (or the one that has waited longest). */
 void rvl_signal_fire(rvl_signal *signal);
 bool rvl_signal_fire_one(rvl_signal *signal);
 
 /* A function of riverlua.core.task: see lua_readable.c */
 int rvl_wait_readable(lua_State *L);
+
+/* The open client at a stack index, from riverlua.core.transfer: see lua_transfer.c */
+struct rvl_net *rvl_check_net(lua_State *L, int index);
 
 /* Part of riverlua.core.listener: see lua_signals.c */
 int rvl_signals_new(lua_State *L);
@@ -152,6 +169,7 @@ int rvl_open_listener(lua_State *L);
 int rvl_open_folder(lua_State *L);
 int rvl_open_math(lua_State *L);
 int rvl_open_digest(lua_State *L);
+int rvl_open_websocket(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 int rvl_is_embedded(lua_State *L);

@@ -181,3 +181,21 @@ rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt) {
   }
   return c->woken;
 }
+
+int rvl_wait_counted(lua_State *L, rvl_wait_count *w, rvl_signal *signal, lua_Number seconds, lua_KContext ctx,
+                     lua_KFunction k) {
+  w->count++;
+  w->rt->pending++;
+  return rvl_wait(L, w->rt, signal, seconds, ctx, k);
+}
+
+rvl_wake_reason rvl_waited(lua_State *L, rvl_wait_count *w) {
+  w->count--;
+  w->rt->pending--;
+  return rvl_woken(L, w->rt);
+}
+
+void rvl_forget_waiting(rvl_wait_count *w) {
+  w->rt->pending -= w->count;
+  w->count = 0;
+}

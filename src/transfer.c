@@ -55,7 +55,7 @@ static void detach(rvl_transfer *t) {
   net->curl->multi_remove_handle(net->multi, easy);
   rvl_pipe_guard_leave(&g);
   drop_attempts(t);
-  give_back(net, easy, t->plain || t->request.stream_body);
+  give_back(net, easy, t->plain || t->request.duplex != NULL || t->request.stream_body);
 }
 
 void rvl_net_finish(rvl_transfer *t) {
@@ -105,15 +105,22 @@ static void disown(rvl_net *net, CURL *easy) {
   curl->easy_setopt(easy, CURLOPT_CURLU, NULL);
 }
 
+/* The connection is open, and not for libcurl to use. */
+static void hand_over(rvl_transfer *t) {
+  CURL *easy = t->easy;
+  t->easy = NULL;
+  release_url(t);
+  disown(t->net, easy);
+  if (t->plain) rvl_http1_adopt(t, easy);
+  else rvl_duplex_adopt(t, easy);
+  drop_attempts(t);
+}
+
 static void complete(rvl_transfer *t, CURLcode code) {
   const rvl_curl_api *curl = t->net->curl;
-  if (t->plain && code == CURLE_OK && t->failure == RVL_NO_FAILURE) {
-    CURL *easy = t->easy;
-    t->easy = NULL;
-    release_url(t);
-    disown(t->net, easy);
-    rvl_http1_adopt(t, easy);
-    drop_attempts(t);
+  bool connects = t->plain || t->request.duplex != NULL;
+  if (connects && code == CURLE_OK && t->failure == RVL_NO_FAILURE) {
+    hand_over(t);
     return;
   }
   long reconnects = 0;
@@ -425,9 +432,14 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   t->url = take_url(net, r->url);
   SET(CURLOPT_CURLU, t->url != NULL ? t->url->handle : NULL);
   if (t->url == NULL) SET(CURLOPT_URL, r->url);
-  SET(CURLOPT_HTTPHEADER, r->headers->list);
+  if (r->headers != NULL) SET(CURLOPT_HTTPHEADER, r->headers->list);
   if (t->plain) {
     SET(CURLOPT_CONNECT_ONLY, 1L);
+  } else if (r->duplex != NULL) {
+    SET(CURLOPT_CONNECT_ONLY, 1L);
+    SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+    SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);   /* what TLS offers */
+    SET(CURLOPT_BUFFERSIZE, 1024L);                     /* there may be many, open for hours */
   } else if (r->stream_body) {
     SET(CURLOPT_UPLOAD, 1L);
     SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->stream_length);
@@ -440,7 +452,7 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   } else {
     SET(CURLOPT_HTTPGET, 1L);
   }
-  if (!t->plain) SET(CURLOPT_CUSTOMREQUEST, r->method);
+  if (!t->plain && r->duplex == NULL) SET(CURLOPT_CUSTOMREQUEST, r->method);
 #undef SET
   return err;
 }
@@ -500,7 +512,7 @@ bool rvl_transfer_start(rvl_net *net, rvl_transfer *t, const rvl_request *reques
   net->stats.requests++;
   net->stats.in_flight++;
   rvl_net_refresh_deadline(t);
-  t->plain = rvl_http1_suits(t);
+  t->plain = request->duplex == NULL && rvl_http1_suits(t);
   if (t->plain ? rvl_http1_start(t) : begin(t)) return true;
   rvl_timer_stop(net->loop, &t->timer);
   rvl_net_unlink(t);
@@ -621,6 +633,7 @@ void rvl_net_free(rvl_net *net) {
   if (rvl_loop_is_forked(net->loop)) return;   /* everything in it is the parent's */
   while (net->transfers != NULL) rvl_transfer_cancel(net->transfers);
   rvl_http1_close_all(net);
+  rvl_duplex_close_all(net);
   rvl_timer_stop(net->loop, &net->timer);
   for (size_t i = 0; i < net->pool_count; i++) net->curl->easy_cleanup(net->pool[i]);
   for (size_t i = 0; i < RVL_MAX_URLS; i++) free_url(net, &net->urls[i]);

@@ -33,6 +33,9 @@ typedef enum rvl_failure {
   RVL_FAIL_CANCELLED
 } rvl_failure;
 
+/* The word itself; see lua_transfer.c */
+const char *rvl_failure_kind(rvl_failure failure);
+
 typedef enum rvl_http_version { RVL_HTTP_AUTO, RVL_HTTP_1_1, RVL_HTTP_2, RVL_HTTP_2_PRIOR } rvl_http_version;
 
 /* How all transfers of a client are made. */
@@ -64,6 +67,7 @@ typedef struct rvl_request {
   size_t body_length;
   bool repeatable;         /* a server that gets it twice does no harm */
   rvl_pipeline *pipeline;  /* to be sent behind its other requests; NULL: for itself */
+  struct rvl_duplex *duplex;   /* no request at all: the connection is for this one; NULL: a request */
   bool stream_body;        /* the body comes through rvl_transfer_write */
   int64_t stream_length;   /* its length, or -1 */
   bool stream;             /* the answer is read while it arrives, with back-pressure */

@@ -43,6 +43,11 @@ local function parse_headers(block)
   return setmetatable(headers, Headers)
 end
 
+--- Internal: the headers of an answer's head as text.
+---@param block string
+---@return table<string, string>
+response.parse_head = parse_headers
+
 local versions = {[10] = "1.0", [11] = "1.1", [20] = "2", [30] = "3"}
 
 Response.attempts = 1
