@@ -33,8 +33,12 @@ local function place_of(call)
 end
 failure.place_of = place_of
 
--- Text that fits on a line of a message.
+-- Text that fits on a line of a message; of a page only its title.
 local function one_line(text)
+  if text:find("^%s*<") then
+    local title = text:sub(1, LONGEST_BODY):match("<[Tt][Ii][Tt][Ll][Ee]>%s*([^<]-)%s*</")
+    text = title and title ~= "" and ("a page with the title '%s'"):format(title) or "a page, not JSON"
+  end
   text = text:gsub("%s+", " "):match("^%s*(.-)%s*$")
   return #text > LONGEST_TEXT and text:sub(1, LONGEST_TEXT) .. "…" or text
 end
@@ -98,7 +102,7 @@ local function hint_of(err)
   elseif err.kind == "not_found" then
     return "check base_url: the client asks for paths below it such as /v1/ai"
   elseif err.kind == "rate_limit" then
-    return err.retry_after and ("the server asks to wait %g s"):format(err.retry_after) or "wait before the next call"
+    return err.retry_after and err.retry_after > 0 and ("the server asks to wait %g s"):format(err.retry_after) or "wait before the next call"
   elseif err.status == 402 then
     return "the quota of the plan may be used up"
   elseif err.status == 413 then

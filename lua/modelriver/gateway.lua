@@ -97,8 +97,9 @@ local function read_trace(given)
   if given == nil or given == false then return nil end
   if given == true then
     return function(event)
+      local outcome = event.status and event.error and ("%d %s"):format(event.status, event.error)
       io.stderr:write(("modelriver: %s %s %s in %.0f ms%s%s\n"):format(event.method, event.url,
-        event.status or event.error, event.seconds * 1000, event.tries > 1 and (", try %d"):format(event.tries) or "",
+        outcome or event.status or event.error, event.seconds * 1000, event.tries > 1 and (", try %d"):format(event.tries) or "",
         event.wait and (", again in %.2g s"):format(event.wait) or ""))
     end
   end
@@ -193,9 +194,9 @@ end
 
 local function tell(self, call, started, tries, outcome, wait)
   if not self.trace then return end
-  self.trace({what = call.what, method = "POST", url = call.url, workflow = call.workflow,
+  self.trace{what = call.what, method = "POST", url = call.url, workflow = call.workflow,
     status = outcome.status, error = outcome.kind, seconds = task.now() - started, tries = tries, wait = wait,
-    request_id = outcome.request_id or (outcome.headers and failure.request_id(outcome.headers))})
+    request_id = outcome.request_id or (outcome.headers and failure.request_id(outcome.headers))}
 end
 
 -- A server that says "too many requests" says it to all tasks of the client.

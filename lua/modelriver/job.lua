@@ -259,8 +259,8 @@ end
 --- Waits for the answer.
 ---
 --- Options: `timeout` = 300 seconds; `on_status(status, info)`: "connecting", "connected", "joined", "reconnecting",
---- "ai_generated" (the model is done, the backend's callback is to come), "completed", "failed"; `on_step(step, steps)`:
---- see modelriver.job_steps; `on_event(name, payload)`: events of the channel that are not known here; `heartbeat` =
+--- "ai_generated" (the model is done, the backend's callback is to come), "completed", "failed";
+--- `on_step(step, steps)`: see modelriver.job_steps; `on_event(name, payload)`: events of the channel that are not known here; `heartbeat` =
 --- 30 seconds.
 ---
 --- Raises kind "job" when the job failed, "timeout" when the time is up (`wait` may be called again), "websocket" when
@@ -304,8 +304,8 @@ function Job:__tostring()
 end
 
 local function new_job(client, id, workflow, body)
-  return setmetatable({client = client, id = id, workflow = workflow, body = body, status = "pending", steps = job_steps.new(),
-    reconnects = 0, drops = 0, refusals = 0, test_mode = false, listening = false, changed = signals.signal()}, Job)
+  return setmetatable({client = client, id = id, workflow = workflow, body = body, status = "pending",
+    steps = job_steps.new(), reconnects = 0, drops = 0, refusals = 0, test_mode = false, listening = false, changed = signals.signal()}, Job)
 end
 
 --- Hands a request to ModelRiver, to be answered later. (POST /v1/ai/async)

@@ -5,6 +5,9 @@
 -- (a value), `timeout`, `idempotent`, `stream`. The answer: `status`, `headers`, `body`, `:json()`; streamed also
 -- `:events()` and `:close()`. Statuses of 400 and above are answers; what prevents an answer raises.
 --
+-- `websocket(address, options)` → an object with `send(text)`, `receive(seconds)` (nil: closed by the other side), and
+-- `close(code, reason)`: see riverlua.websocket. Only services that have WebSockets need it.
+--
 -- One over a network may have `pipeline(options)` → object with `ready()`, `send(req)` → `wait`, an object to `close`,
 -- the bytes of the body; and `close()`: requests over one connection, see `Pipeline` in riverlua.exchange.
 
@@ -23,7 +26,7 @@ local function open_network(where, base_url, options)
   local own = {decompress = false}
   for name, value in pairs(options) do own[name] = value end
   self.exchange = exchange.new(where, own)
-  self.timeout = options.timeout
+  self.timeout, self.options = options.timeout, options
   self.encode = require("riverlua.json").encoder{sort = true}
   return self
 end
@@ -63,6 +66,19 @@ function Network:pipeline(options)
       return wait, transfer, body and #body or 0
     end,
   }
+end
+
+local SOCKET_OPTIONS = {"proxy", "ca_file", "verify", "unix_socket"}
+
+--- Opens a WebSocket with the client's own way through proxies and its certificates.
+---@param address string
+---@param options table|nil those of riverlua.websocket.connect
+---@return riverlua.WebSocket
+function Network:websocket(address, options)
+  local all = {}
+  for _, name in ipairs(SOCKET_OPTIONS) do all[name] = self.options[name] end
+  for name, value in pairs(options or {}) do all[name] = value end
+  return require("riverlua.websocket").connect(address, all)
 end
 
 function Network:stats() return self.exchange:stats() end
