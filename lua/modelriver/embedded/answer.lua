@@ -103,7 +103,7 @@ function answer.headers(run)
     ["x-modelriver-provider"] = used.provider, ["x-modelriver-model"] = used.model,
     ["x-modelriver-workflow"] = run.workflow.name,
     ["x-modelriver-duration-ms"] = ("%d"):format(run.duration_ms or answer.duration(run.started)),
-    ["x-modelriver-attempts"] = ("%d"):format(#run.attempts),
+    ["x-modelriver-attempts"] = ("%d"):format(run.tries),
     ["x-modelriver-offline-fallback"] = run.offline_fallback and "true" or nil,
   }
   if next(run.customer_data) ~= nil then headers["x-modelriver-cached-data"] = encode(run.customer_data) end

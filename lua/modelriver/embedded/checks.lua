@@ -17,11 +17,11 @@ checks.invalid = invalid
 
 --- The key of a request: nil when it is good, else the refusal.
 ---@param options {api_key: string|nil, other_keys: table<string, true>}
----@param headers table
+---@param headers table by lower-case name
 ---@return table|nil refusal
 function checks.key(options, headers)
   if not options.api_key then return nil end
-  local given = headers.authorization or headers.Authorization
+  local given = headers.authorization
   local key = type(given) == "string" and given:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(.-) *$")
   if key and require("riverlua.digest").equal(key, options.api_key) then return nil end
   if key and options.other_keys[key] then

@@ -6,6 +6,9 @@ local outcome = require "modelriver.embedded.outcome"
 
 local forward = {}
 
+-- Seconds for the first byte, and between two, unless the provider has its own timeout.
+local PATIENCE = 300
+
 local decode = json.decoder{drop_null = true}
 
 -- What OpenAI's API knows; others are the gateway's own, and many servers refuse what they do not know.
@@ -32,13 +35,13 @@ local function body_for(run, provider, streams)
 end
 
 local function send(run, provider, streams)
-  local target = provider.forward
+  local target, patience = provider.forward, provider.timeout or PATIENCE
   local headers = {accept = streams and "text/event-stream" or "application/json"}
   for name, value in pairs(target.headers) do headers[name] = value end
   if target.api_key then headers.authorization = "Bearer " .. target.api_key end
   return run.http():post(target.base_url .. "/chat/completions", {headers = headers, stream = streams,
     json = body_for(run, provider, streams), redirects = 0,
-    timeout = streams and {connect = 10, first_byte = 300, idle = 300, total = false} or nil})
+    timeout = {connect = math.min(10, patience), first_byte = patience, idle = patience, total = false}})
 end
 
 -- What a server says about a failure, in any of the usual shapes.

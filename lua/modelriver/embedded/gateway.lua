@@ -7,7 +7,9 @@
 local answer = require "modelriver.embedded.answer"
 local cache = require "modelriver.embedded.cache"
 local checks = require "modelriver.embedded.checks"
+local delivery = require "modelriver.embedded.delivery"
 local idempotency = require "modelriver.embedded.idempotency"
+local jobs = require "modelriver.embedded.jobs"
 local providers = require "modelriver.embedded.providers"
 local stream = require "modelriver.embedded.stream"
 
@@ -84,16 +86,38 @@ local function run_workflow(openai)
   end
 end
 
+local function start_job(self, req)
+  local run, refused = prepare(self, req, false)
+  if not run then return refused end
+  return jobs.start(self, run)
+end
+
+local function reconnect(self, req)
+  local _, request, refused = checks.body(req)
+  if not request then return refused end
+  return jobs.reconnect(self, request)
+end
+
+local function callback(self, req, channel_id)
+  local _, request, refused = checks.body(req)
+  if not request then return refused end
+  return jobs.callback(self, channel_id, request)
+end
+
 -- -------------------------------------------------------------------------------------------------------- routing
 
 local ROUTES = {
   ["/v1/ai"] = run_workflow(false),
   ["/v1/chat/completions"] = run_workflow(true),
+  ["/v1/ai/async"] = start_job,
+  ["/v1/ai/reconnect"] = reconnect,
 }
 
 local function route(path)
   path = path:match("^[^?#]*"):gsub("^/api/", "/")
-  return ROUTES[path]
+  if ROUTES[path] then return ROUTES[path] end
+  local channel_id = path:match("^/v1/callback/([^/]+)$")
+  if channel_id then return callback, channel_id end
 end
 
 --- Answers a request. May wait as long as the workflow does; raises only what ends the one who asks.
@@ -109,10 +133,11 @@ function Gateway:answer(req)
     refused.headers.allow = "POST"
     return refused
   end
-  local headers = req.headers or {}
+  local headers = {}
+  for name, value in pairs(req.headers or {}) do headers[tostring(name):lower()] = value end
   local refused = checks.key(self.options, headers)
   if refused then return refused end
-  return self.idempotency:answer(req, function() return handler(self, req, argument) end)
+  return self.idempotency:answer(headers["idempotency-key"], req, function() return handler(self, req, argument) end)
 end
 
 --- The client with which workflows ask other servers, made when it is first needed.
@@ -122,19 +147,22 @@ function Gateway:http_client()
   return self.client
 end
 
---- Closes the connections.
+--- Cancels the jobs for which nobody waits, and the deliveries of webhooks, and closes the connections.
 function Gateway:close()
   if self.closed then return end
   self.closed = true
+  jobs.close(self)
+  delivery.close(self)
   if self.client then self.client:close() end
 end
 
 --- Makes a gateway.
----@param registry table {workflows = name → workflow, webhooks = URL → function, report = fun(problem, where)}
+---@param registry table {workflows = name → workflow, webhooks = URL → function, report = fun(problem, where), store =
+--- see modelriver.embedded.store}
 ---@param options table those of modelriver.embedded.new, complete; and `base_url` under which it is reached
 ---@return modelriver.embedded.Gateway
 function gateway.new(registry, options)
-  return setmetatable({registry = registry, options = options, jobs = {}, job_order = {}, tokens = {},
+  return setmetatable({registry = registry, options = options, own_jobs = {}, awaiting = {first = 1, last = 0}, deliveries = {},
     idempotency = idempotency.new()}, Gateway)
 end
 

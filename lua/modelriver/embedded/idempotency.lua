@@ -56,12 +56,11 @@ local function run_first(self, key, entry, fn)
 end
 
 --- The answer to a request: the one that its key has got already, else what `fn` gives.
+---@param key string|nil
 ---@param req table
 ---@param fn fun(): table
 ---@return table
-function Idempotency:answer(req, fn)
-  local headers = req.headers or {}
-  local key = headers["idempotency-key"] or headers["Idempotency-Key"]
+function Idempotency:answer(key, req, fn)
   if type(key) ~= "string" or key == "" then return fn() end
   local print = print_of(req)
   local entry = self.entries[key]

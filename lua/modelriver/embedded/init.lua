@@ -13,6 +13,7 @@
 -- see tracebacks, set `modelriver.embedded.on_error = function(problem, where) … where.traceback … end`.
 
 local errors = require "riverlua.errors"
+local store = require "modelriver.embedded.store"
 local workflows = require "modelriver.embedded.workflow"
 
 local embedded = {}
@@ -21,7 +22,7 @@ local embedded = {}
 ---@type fun(problem: any, where: table)|nil
 embedded.on_error = nil
 
-local registry = {workflows = {}, webhooks = {}}
+local registry = {workflows = {}, webhooks = {}, store = store.new()}
 
 function registry.report(problem, where)
   local listener = embedded.on_error
@@ -63,10 +64,11 @@ function embedded.webhook(address, receiver)
   registry.webhooks[address] = receiver
 end
 
---- Forgets all workflows, receivers and `on_error`. Clients that are open stay open.
+--- Forgets all workflows, receivers, `on_error` and jobs that have ended. Clients that are open stay open.
 function embedded.reset()
   for name in pairs(registry.workflows) do registry.workflows[name] = nil end
   for address in pairs(registry.webhooks) do registry.webhooks[address] = nil end
+  registry.store:forget()
   embedded.on_error = nil
 end
 

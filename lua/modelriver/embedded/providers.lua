@@ -23,7 +23,8 @@ local decode = json.decoder{drop_null = true}
 ---@field started number of task.now()
 ---@field id string
 ---@field created integer
----@field attempts table[]
+---@field attempts table[] the ended ones
+---@field tries integer how many were begun
 ---@field customer_data table
 ---@field provider {provider: string, model: string}|nil the one that answered
 ---@field outcome modelriver.embedded.Outcome|nil
@@ -90,7 +91,7 @@ local function attempt(run, provider, index, sink)
   end
   local ok, result = pcall(limited, provider.timeout, limit, function()
     local good, value = xpcall(respond, function(problem)
-      traceback = debug.traceback(tostring(problem), 2)
+      traceback = debug.traceback("", 2)
       return problem
     end, run, provider, index, sink, progress)
     if not good then error(value, 0) end
@@ -136,7 +137,7 @@ end
 local function try_all(run, sink)
   for index, provider in ipairs(run.workflow.providers) do
     if sink then sink:begin(provider) end
-    run.provider = provider
+    run.provider, run.tries = provider, index
     local made, failed = attempt(run, provider, index, sink)
     if made then
       run.outcome, run.failure = made, nil
@@ -167,7 +168,7 @@ end
 ---@return modelriver.embedded.Run
 function providers.new_run(fields)
   fields.schema = schemas.of(fields.workflow, fields.request)
-  fields.started, fields.created, fields.attempts = task.now(), os.time(), {}
+  fields.started, fields.created, fields.attempts, fields.tries = task.now(), os.time(), {}, 0
   fields.id = "chatcmpl-" .. digest.hex(digest.random(12))
   return fields
 end

@@ -63,8 +63,12 @@ end
 ---@return string|nil
 function Response:read()
   check_streamed(self)
-  if self.closed then errors.raise{kind = "closed", message = "this answer has been closed"} end
-  return read_limited(self)
+  local bytes = not self.closed and read_limited(self) or nil
+  if bytes == nil then
+    if self.closed then errors.raise{kind = "closed", message = "this answer has been closed"} end
+    if self.ended then self.ended() end
+  end
+  return bytes
 end
 
 --- The whole rest of a streamed answer.
@@ -94,6 +98,7 @@ function Response:close()
   if self.closed then return end
   self.closed = true
   if self.stop then self.stop() end
+  if self.ended then self.ended() end
 end
 
 Response.__close = Response.close

@@ -55,16 +55,13 @@ function Transport:request(req)
   local first, total, idle = limits_of(req.timeout)
   local due = total and task.now() + total
   local given = ask(self, req, first, total)
-  if given.close then
+  local res = response.of(given, req, {idle = idle, total = total, due = due})
+  if given.close and res.streamed then
     -- what is open is known, so that closing the transport ends it
-    local stop = given.close
-    self.streams[given] = stop
-    given.close = function()
-      self.streams[given] = nil
-      stop()
-    end
+    self.streams[res] = true
+    res.ended = function() self.streams[res] = nil end
   end
-  return response.of(given, req, {idle = idle, total = total, due = due})
+  return res
 end
 
 --- Opens a WebSocket of the service.
@@ -81,8 +78,9 @@ end
 function Transport:close()
   if self.closed then return end
   self.closed = true
-  for _, stop in pairs(self.streams) do stop() end
+  local open = self.streams
   self.streams = {}
+  for res in pairs(open) do res:close() end
   self.gateway:close()
 end
 

@@ -63,7 +63,8 @@ local function check_provider(where, given)
   end
   if not respond and not forward then fail(where, "a provider needs 'respond' or 'forward'") end
   if respond and forward then fail(where, "a provider has 'respond' or 'forward', not both") end
-  if given.timeout and (given.timeout <= 0 or given.timeout ~= given.timeout) then fail(where, "'timeout' must be above 0") end
+  local seconds = given.timeout
+  if seconds and (seconds <= 0 or seconds ~= seconds) then fail(where, "'timeout' must be above 0") end
   forward = forward and check_forward(where, forward)
   return {
     provider = given.provider or "embedded", model = given.model or forward and forward.model,
