@@ -128,8 +128,8 @@ end
 --- Makes a client.
 ---
 --- Options:
---- `api_key`: default MODELRIVER_API_KEY; `base_url`: default "https://api.modelriver.com", "embedded:" for the gateway
---- inside this process, or another OpenAI-compatible server;
+--- `api_key`: default MODELRIVER_API_KEY; `base_url`: default MODELRIVER_API_URL or "https://api.modelriver.com";
+--- "embedded:" is the gateway inside this process, any other address an OpenAI-compatible server;
 --- `timeout`: seconds in all, or {connect = 10, first_byte = 300, idle = 60, total = 300} (streams: first_byte = 120,
 --- no total), false: none;
 --- `retries` = 2: how often a request is sent again where that is safe: after 429, 503, 408, other 5xx and lost

@@ -38,7 +38,9 @@ local function fail(message, hint)
 end
 
 local function read_base(given)
-  local base = errors.expect("modelriver.Client", "base_url", given or gateway.DEFAULT_BASE, "string")
+  local default = os.getenv("MODELRIVER_API_URL")
+  if default == nil or default == "" then default = gateway.DEFAULT_BASE end
+  local base = errors.expect("modelriver.Client", "base_url", given or default, "string")
   base = base:match("^%s*(.-)[/%s]*$")
   if base:find("^embedded:") then return base end
   if not base:lower():find("^https?://[^/]") then

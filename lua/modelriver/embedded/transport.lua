@@ -29,11 +29,15 @@ local function check_open(self)
   if self.closed then errors.raise{kind = "closed", message = "this embedded service has been closed"} end
 end
 
+-- 0 and false stand for none, as in riverlua.http.
+local function limit_of(seconds) return seconds and seconds > 0 and seconds or nil end
+
 -- Seconds to the answer's head, for all of it, and between pieces of a stream.
 local function limits_of(timeout)
-  if type(timeout) == "number" then return timeout, timeout, nil end
+  if type(timeout) == "number" then return limit_of(timeout), limit_of(timeout), nil end
   if type(timeout) ~= "table" then return nil end
-  return timeout.first_byte or timeout.total or nil, timeout.total or nil, timeout.idle or nil
+  local total = limit_of(timeout.total)
+  return limit_of(timeout.first_byte) or total, total, limit_of(timeout.idle)
 end
 
 local function ask(self, req, first, total)
