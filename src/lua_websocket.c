@@ -31,7 +31,8 @@ typedef struct endpoint_box {
 static const rvl_wslay_api *open_wslay(lua_State *L, rvl_runtime *rt) {
   const char *why;
   if (rt->wslay == NULL) rt->wslay = rvl_wslay_open(&why);
-  if (rt->wslay == NULL) rvl_raise(L, "unsupported", "install the package libwslay1", "WebSockets need libwslay: %s", why);
+  if (rt->wslay == NULL)
+    rvl_raise(L, "unsupported", "install the package libwslay1", "WebSockets need libwslay: %s", why);
   return rt->wslay;
 }
 
@@ -265,7 +266,8 @@ static int receive_k(lua_State *L, int status, lua_KContext ctx) {
     lua_pushliteral(L, "timeout");
     return 2;
   }
-  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until((uint64_t)lua_tointeger(L, 2)), ctx, receive_k);
+  lua_Number seconds = seconds_until((uint64_t)lua_tointeger(L, 2));
+  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds, ctx, receive_k);
 }
 
 static void push_due(lua_State *L, int arg) {
@@ -325,7 +327,8 @@ static int pong_k(lua_State *L, int status, lua_KContext ctx) {
     lua_pushliteral(L, "timeout");
     return 2;
   }
-  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until((uint64_t)lua_tointeger(L, 3)), ctx, pong_k);
+  lua_Number seconds = seconds_until((uint64_t)lua_tointeger(L, 3));
+  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds, ctx, pong_k);
 }
 
 /* wait_pong(payload, seconds) → true when the last pong said so; nil, "timeout"; nil and how it ended */
@@ -422,18 +425,19 @@ static int endpoint_new(lua_State *L) {
   return box->endpoint != NULL ? 1 : luaL_error(L, "not enough memory");
 }
 
-/* feed(bytes): takes what came in */
+/* feed(bytes[, congested]): takes what came in; congested: what was put out has still not gone out */
 static int endpoint_feed(lua_State *L) {
   rvl_websocket *w = check_endpoint(L);
   size_t length;
   const char *data = luaL_checklstring(L, 2, &length);
-  return rvl_websocket_feed(w, data, length) ? 0 : luaL_error(L, "not enough memory");
+  bool ok = rvl_websocket_set_congested(w, lua_toboolean(L, 3)) && rvl_websocket_feed(w, data, length);
+  return ok ? 0 : luaL_error(L, "not enough memory");
 }
 
-/* output([congested]) → the bytes to be sent, which are then forgotten. congested: much has still not gone out. */
+/* output() → the bytes to be sent, which are then forgotten */
 static int endpoint_output(lua_State *L) {
   rvl_websocket *w = check_endpoint(L);
-  if (!rvl_websocket_set_congested(w, lua_toboolean(L, 2))) return luaL_error(L, "not enough memory");
+  if (!rvl_websocket_set_congested(w, false)) return luaL_error(L, "not enough memory");
   rvl_bytes *out = rvl_websocket_output(w);
   lua_pushlstring(L, out->data, out->length);
   rvl_bytes_free(out);

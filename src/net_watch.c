@@ -1,5 +1,6 @@
 /*
-** The sockets of a client: libuv watches them for libcurl (its multi-socket interface), http1_connection.c and duplex.c.
+** The sockets of a client: libuv watches them for libcurl (its multi-socket interface), http1_connection.c and
+** duplex.c.
 */
 #include "net.h"
 

@@ -107,8 +107,8 @@ int rvl_wait(lua_State *L, rvl_runtime *rt, rvl_signal *signal, lua_Number secon
 rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt);
 
 /*
-** For waits that sockets end: one who waits counts as something that will wake the loop, until he is woken or forgotten.
-** rvl_wait_counted is rvl_wait, and rvl_waited stands for rvl_woken in its `k`.
+** For waits that sockets end: one who waits counts as something that will wake the loop, until he is woken or
+** forgotten. rvl_wait_counted is rvl_wait, and rvl_waited stands for rvl_woken in its `k`.
 */
 typedef struct rvl_wait_count {
   rvl_runtime *rt;

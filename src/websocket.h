@@ -58,7 +58,11 @@ typedef struct rvl_websocket_state {
 
 typedef struct rvl_websocket rvl_websocket;
 
-typedef enum rvl_websocket_result { RVL_WEBSOCKET_OK, RVL_WEBSOCKET_CLOSED, RVL_WEBSOCKET_NO_MEMORY } rvl_websocket_result;
+typedef enum rvl_websocket_result {
+  RVL_WEBSOCKET_OK,
+  RVL_WEBSOCKET_CLOSED,
+  RVL_WEBSOCKET_NO_MEMORY
+} rvl_websocket_result;
 
 /* NULL: no memory. Messages longer than `max_message` are refused with 1009. */
 rvl_websocket *rvl_websocket_new(const rvl_wslay_api *wslay, rvl_websocket_role role, size_t max_message);
@@ -76,9 +80,11 @@ rvl_bytes rvl_websocket_take(rvl_websocket *websocket);
 void rvl_websocket_drop(rvl_websocket *websocket);
 
 /* Puts a message, a ping or a pong (at most 125 bytes) into `output`. CLOSED: after a close frame nothing may follow. */
-rvl_websocket_result rvl_websocket_send(rvl_websocket *websocket, rvl_websocket_kind kind, const char *data, size_t length);
+rvl_websocket_result rvl_websocket_send(rvl_websocket *websocket, rvl_websocket_kind kind, const char *data,
+                                        size_t length);
 /* Puts a close frame there, the last one; code 0: without one. The reason has at most 123 bytes. */
-rvl_websocket_result rvl_websocket_close(rvl_websocket *websocket, unsigned code, const char *reason, size_t length);
+rvl_websocket_result rvl_websocket_close(rvl_websocket *websocket, unsigned code, const char *reason,
+                                         size_t length);
 /* The bytes to be sent; whoever sends them takes them out. */
 rvl_bytes *rvl_websocket_output(rvl_websocket *websocket);
 /*

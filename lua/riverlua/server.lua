@@ -13,6 +13,12 @@
 -- cancelled. Handlers may block as any task does; while one waits the others are served. What a handler raises is
 -- answered with a plain 500 and told to `on_error`.
 --
+-- An answer `{websocket = function(ws) … end}` switches to WebSocket: the function runs in the connection's task with
+-- the object that riverlua.websocket gives a client (`ws:receive()`, `ws:send(text)`, …), and the WebSocket is closed
+-- when it returns (or raises: 1011). It may also say `subprotocols` (those it speaks, the preferred one first; the one
+-- agreed on is `ws.subprotocol`), `max_message` (bytes, default 16 MiB) and `headers`. A request that does not ask for
+-- a WebSocket, or for another version than 13, gets 426; a malformed one 400. It counts as a stream.
+--
 -- The server takes care of keep-alive, pipelined requests, HEAD, `Expect: 100-continue`, chunks both ways, HTTP/1.0,
 -- deadlines and limits; what is no proper request is refused with 400, 408, 413, 414, 417, 431, 501 or 505, what is
 -- too much at once with 503.
@@ -178,7 +184,16 @@ local status_lines = setmetatable({}, {__index = function(known, status)
   return line
 end})
 
+local function check_websocket(res)
+  errors.expect("the handler's answer", "websocket", res.websocket, "callable")
+  errors.expect("the handler's answer", "headers", res.headers, "table|nil")
+  errors.expect("the handler's answer", "subprotocols", res.subprotocols, "table|nil")
+  errors.expect("the handler's answer", "max_message", res.max_message, "integer|nil")
+  return header_lines(res.headers or NO_HEADERS)
+end
+
 local function check_answer(res)
+  if type(res) == "table" and res.websocket ~= nil then return check_websocket(res) end
   if type(res) ~= "table" or math.type(res.status) ~= "integer" or res.status < 200 or res.status > 999 then
     errors.raise{kind = "argument", message = "the handler must return a table with a status of 200 or above"}
   end
@@ -286,10 +301,34 @@ local function send_whole(self, connection, state, req, res, lines, keep_alive, 
   return connection:write(head, body, keep_alive and state.more) and keep_alive
 end
 
+-- Switches to WebSocket, or says why not. The connection ends with it.
+local function send_websocket(self, connection, state, req, res, lines)
+  local websocket_server = require "riverlua.websocket_server"
+  local status, text = websocket_server.judge(req)
+  if status then
+    lines = "Content-Type: text/plain; charset=utf-8\r\n"
+    if status == 426 then lines = lines .. "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" end
+    return send_whole(self, connection, state, req, plain(status, text), lines, false, 1)
+  end
+  local agreed, subprotocol = websocket_server.agree(req, res.subprotocols)
+  if not connection:write("HTTP/1.1 101 Switching Protocols" .. date_line(self) .. lines .. agreed .. "\r\n") then
+    return false
+  end
+  state.streaming = true
+  local ok, problem = pcall(websocket_server.run, connection, req, res.websocket, subprotocol, res.max_message)
+  state.streaming = false
+  if not ok then
+    if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then error(problem, 0) end
+    say(self, problem, req)
+  end
+  return false
+end
+
 -- Sends a stream, which ends then whatever happened; true when the connection can go on.
 local function send_counted(self, connection, state, req, res, lines, keep_alive)
   self.streams = self.streams + 1
-  local ok, result = pcall(send_stream, self, connection, state, req, res, lines, keep_alive)
+  local send = res.websocket and send_websocket or send_stream
+  local ok, result = pcall(send, self, connection, state, req, res, lines, keep_alive)
   self.streams = self.streams - 1
   end_of_stream(res)
   if not ok then error(result, 0) end
@@ -306,13 +345,13 @@ end
 -- Sends an answer; true when the connection can go on.
 local function send(self, connection, state, req, res, keep_alive, minor)
   local ok, lines, close = pcall(check_answer, res)   -- some bodies are made when they are asked for, and that may fail
-  if not ok or (res.stream and self.streams >= self.max_streams) then
+  if not ok or ((res.stream or res.websocket) and self.streams >= self.max_streams) then
     end_of_stream(res)
     res = ok and busy "too many streams at once" or fault(self, lines, req)
     lines, close = check_answer(res)
   end
   keep_alive = keep_alive and not close and not self.stopping
-  local how = res.stream and send_counted or send_whole
+  local how = (res.stream or res.websocket) and send_counted or send_whole
   return how(self, connection, state, req, res, lines, keep_alive, minor)
 end
 

@@ -208,7 +208,7 @@ local STATUS_HINTS = {
 -- The server answered, but not as one that speaks WebSocket would.
 local function raise_refused(address, status, head, body)
   local hint = STATUS_HINTS[status]
-  if status >= 300 and status < 400 then hint = "the server redirects; WebSockets do not follow, use the new address" end
+  if status >= 300 and status < 400 then hint = "WebSockets follow no redirects: use the new address" end
   errors.raise{kind = "websocket", status = status, url = address, hint = hint, body = body,
     headers = response.parse_head(head), retryable = status == 429 or status >= 500,
     message = ("websocket %s: the server answered %d instead of switching to WebSocket"):format(address, status)}
@@ -224,7 +224,7 @@ local function raise_unanswered(address, kind, detail)
     message = ("websocket %s: %s"):format(address, detail)}
 end
 
--- -------------------------------------------------------------------------------------------------- the public call
+-- -------------------------------------------------------------------------------------------- the public call
 
 --- Opens a WebSocket to a `ws:` or `wss:` URL. User name and password in it are sent as Basic authorization.
 ---

@@ -20,7 +20,7 @@ local CLOSING = 2
 ---@field url string|nil of the server, without secrets
 ---@field subprotocol string|nil the one that was agreed on
 ---@field headers table<string, string> of the other side's part of the handshake, looked up in any case
----@field close_code integer|nil once it is closed: what the other side said (1005: nothing), 1006: it said nothing at all
+---@field close_code integer|nil once it is closed: what the other side said; 1005: no code, 1006: no word at all
 ---@field close_reason string|nil what the other side said, "" when it gave none
 local WebSocket = {}
 WebSocket.__index = WebSocket
