@@ -7,8 +7,9 @@ local errors = {}
 
 ---@class riverlua.Error
 ---@field kind string what failed: "argument" (the call), "dns", "connect", "tls", "timeout", "protocol" (garbage came),
---- "http" (a status of 400 or above), "not_found", "auth", "model" (the model raised), "limit" (a size), "memory",
---- "json", "storage" (a folder), "cancelled", "interrupted", "closed", "deadlock", "unsupported"
+--- "http" (a status of 400 or above), "websocket", "not_found", "auth", "model" (the model raised), "limit" (a size),
+--- "memory", "json", "storage" (a folder), "cancelled", "interrupted", "closed", "deadlock", "unsupported"; clients have
+--- more of their own: see modelriver.failure
 ---@field message string one line saying what happened
 ---@field hint string|nil one line saying what to do about it
 ---@field status integer|nil HTTP status
