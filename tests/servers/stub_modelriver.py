@@ -3,8 +3,8 @@
 Prints one JSON line with its addresses and secrets and ends when its standard input closes. Standard library only.
 In Lua: `servers.start{servers.python(), servers.folder .. "stub_modelriver.py"}` (tests/support/servers.lua).
 
-The line: `http`, `tls`, `control` (ports on 127.0.0.1; `ca_file` signs the TLS one), `keys` = {good, forbidden (403),
-revoked (401)}, `project_id`, `webhook_secret`, `pid`. Any other key is answered 401.
+The line: `http`, `tls` (signed by `ca_file`), `control`, `refused` (nobody listens): ports on 127.0.0.1; `keys` =
+{good, forbidden (403), revoked (401)}, `project_id`, `webhook_secret`, `pid`. Any other key is answered 401.
 
 Paths: POST /v1/ai, /v1/ai/async, /v1/ai/reconnect, /v1/chat/completions, /v1/callback/<channel_id>; GET
 /socket/websocket?token=…&vsn=2.0.0. The same under /api; there /api/v1/ai/reconnect wants no key, as a backend that
@@ -23,7 +23,7 @@ What is answered (all of these also as a stream, and as a job's result):
   structured         data of the request's schema (response_format or structured_output_schema), else a sample with
                      summary, topics, confidence; a request with a schema gets data from every workflow
   badschema          data that does not fit                    notjson           text where JSON was expected
-  anthropic          the provider's body in Anthropic's shape  image, embedding, completion    those bodies
+  anthropic          the provider's body in Anthropic's shape  image, embedding, completion    such bodies
   tools              calls the request's first tool, or the one that tool_choice names; its arguments are the user's
                      text when that is a JSON object, else made from the parameters; text "Tools said: …" once tool
                      messages are there, or with tool_choice "none". tools:parallel first and last tool;
@@ -52,7 +52,7 @@ Idempotency-Key is honoured: a 2xx is sent again with Idempotent-Replayed; 409 f
 
 Streams (`stream: true`): a role chunk, pieces (words) of the text, a finish chunk, usage when include_usage is asked
 for, [DONE].
-  stream             (nothing: as echo)                        plain             ordinary JSON although a stream is wanted
+  stream             (nothing: as echo)                        plain             ordinary JSON all the same
   chars:<n>          pieces of n characters                    many:<n>[:<piece>]    n equal pieces as fast as possible
   split:<n>          n bytes a write (and a chunk)             eof               no chunks: until the connection ends
   crlf, cr, bom, nospace, multiline (JSON over several data lines), fields (id, retry, unknown ones)
@@ -101,7 +101,7 @@ Event-driven jobs (`event:<name>`): ai_generated, then completed when POST /v1/c
 The callback: 404 unknown, 400 without a `data` object or an `error` text, 409 the second, 410 too late.
 
 Webhooks, to the request's `webhook_url` (http only), delays a ten thousandth of the real ones:
-  scheme:<A|B|C>     of the signature (A)                      badsig, nosig     another secret; no signature
+  scheme:<A|B|C>     of the signature (A; B without data is C) badsig, nosig     another secret; no signature
   stale[:<seconds>]  timestamp in the past (3600)              twice             delivered twice
   callback_header    callback URL in the header only           inside_data       fields inside `data`
   observability      task.completed inside `data`              odd_json          `data` in unusual spaces and escapes
@@ -109,9 +109,9 @@ Webhooks, to the request's `webhook_url` (http only), delays a ten thousandth of
 
 CONTROL (GET, not counted): /stats, /log?path=…, /reset, /release?key=…, /wait?… with listener (http, tls, websocket)
 and open=N | accepted=N, requests=N, key and waiting=N | counted=N (ten seconds at most). Counters: run:<workflow>,
-stream:<workflow> (ended as told), gone and gone:<workflow> (the client left), flaky:…, lose_answer:…, idempotency:<key>,
-replayed, unauthorized, reconnect, callback, done:<workflow>, joined, refused, frame:<event>, pong, idle,
-"invalid message", upgrade:403, close:<code received>, webhook:attempt, webhook:delivered, webhook:dead.
+stream:<workflow> (ended as told), gone and gone:<workflow> (the client left), flaky:…, lose_answer:…,
+idempotency:<key>, replayed, unauthorized, reconnect, callback, done:<workflow>, joined, refused, frame:<event>, pong, idle,
+"invalid message", upgrade:403, close:<code received>, delivered:<workflow> and dead:<workflow> (webhooks).
   /jobs /sockets /frames?way=in|out /deliveries      what there is, was said, and was delivered
   /kill?code=…&socket=…      ends open sockets         /crash?channel_id=…        phx_error on a job's channels
   /push?channel_id=…&event=…&payload=JSON&own=1        an event of the test's own
@@ -125,6 +125,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 
@@ -163,8 +164,10 @@ async def run(folder):
     for name, (serve, context) in listeners.items():
         server, line[name] = await listen(name, serve, hub, context)
         servers.append(server)
-    line.update(keys=hub.keys, project_id=hub.project_id, webhook_secret=hub.webhook_secret, ca_file=ca_file,
-                pid=os.getpid())
+    refused = socket.socket()
+    refused.bind(("127.0.0.1", 0))          # bound, but nobody listens
+    line.update(refused=refused.getsockname()[1], keys=hub.keys, project_id=hub.project_id,
+                webhook_secret=hub.webhook_secret, ca_file=ca_file, pid=os.getpid())
     print(json.dumps(line), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
 

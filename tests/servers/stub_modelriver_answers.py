@@ -27,7 +27,8 @@ class Answer:
     """What one run of a workflow said."""
 
     def __init__(self):
-        self.provider, self.model = "openai", "gpt-4o-mini"
+        self.provider, self.model = self.requested = ("openai", "gpt-4o-mini")
+        self.backups = [{"position": 1, "provider": "anthropic", "model": "claude-3-5-sonnet"}]
         self.content, self.refusal, self.tool_calls, self.data, self.body = None, None, [], None, None
         self.finish_reason = "stop"
         self.usage = {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
@@ -71,7 +72,7 @@ class Answer:
             return {"provider": "Testing", "model": "test-mode", "test_mode": True,
                     "tokens": {"prompt": 0, "completion": 0, "total": 0}, "duration_ms": 150}
         meta = {"status": "success", "http_status": 200, "workflow": self.workflow,
-                "requested_provider": "openai", "requested_model": "gpt-4o-mini",
+                "requested_provider": self.requested[0], "requested_model": self.requested[1],
                 "used_provider": self.provider, "used_model": self.model, "duration_ms": 1420,
                 "usage": self.usage, "structured_output": self.structured, "attempts": self.attempts}
         if self.offline:
@@ -82,7 +83,7 @@ class Answer:
         body = {"data": self.data if self.structured else self.completion(), self.cached_name: self.customer_data,
                 "meta": self.meta()}
         if not self.test_mode:
-            body["backups"] = [{"position": 1, "provider": "anthropic", "model": "claude-3-5-sonnet"}]
+            body["backups"] = self.backups
         return body
 
     def webhook_meta(self):
@@ -274,7 +275,8 @@ def choose_provider(answer, body, switches):
         answer.attempts.insert(0, {"provider": "openai", "model": "gpt-4o-mini", "status": "error",
                                    "reason": "timeout"})
     if body.get("provider") and not body.get("workflow"):
-        answer.provider, answer.model = body["provider"], body.get("model")
+        answer.provider, answer.model = answer.requested = (body["provider"], body.get("model"))
+        answer.backups = []
         answer.attempts = [{"provider": answer.provider, "model": answer.model, "status": "success"}]
 
 

@@ -1,4 +1,4 @@
-"""What all parts of the ModelRiver stand-in share: connections, requests, the ledger, and switches in workflow names."""
+"""What all parts of the ModelRiver stand-in share: connections, requests, the ledger, switches in workflow names."""
 
 import asyncio
 import json

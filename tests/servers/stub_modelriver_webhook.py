@@ -131,10 +131,9 @@ async def deliver(job, sealed_message, kind):
                 status = 0
             hub.deliveries.append({"url": url, "type": kind, "attempt": attempt, "status": status,
                                    "body": body.decode(), "headers": dict(headers)})
-            hub.ledger.count("webhook:attempt")
             if 200 <= status < 300:
-                hub.ledger.count("webhook:delivered")
+                hub.ledger.count("delivered:" + switches.name)
                 break
         else:
-            hub.ledger.count("webhook:dead")
+            hub.ledger.count("dead:" + switches.name)
             return
