@@ -14,6 +14,8 @@ describe("OpenAI's package on the stand-in", function()
 
   teardown(function() server:close() end)
 
+  it("has nothing to complain about", function() assert.equal("", server:errors()) end)
+
   -- The error of a stream or of a call.
   local function assert_error(expected, got, name)
     for key, value in pairs(expected) do assert.equal(value, got[key], name) end

@@ -18,6 +18,8 @@ describe("phoenix.js on the stand-in", function()
 
   teardown(function() server:close() end)
 
+  it("has nothing to complain about", function() assert.equal("", server:errors()) end)
+
   -- What a scenario saw; the error that it met instead fails the test.
   local function of(name)
     assert.is_nil(seen[name].failure)
@@ -140,7 +142,8 @@ describe("phoenix.js on the stand-in", function()
   it("is closed when it says nothing for too long", function() assert.equal(1000, of("idle").code) end)
 
   it("leaves with an answer and phx_close, whose ref is the join_ref", function()
-    assert.same({name = "leave", reply = {}, last = "phx_close", same = true}, of("leave"))
+    assert.same({name = "leave", events = {"phx_reply", "phx_reply", "phx_close"}, status = "ok", same = true},
+      of("leave"))
   end)
 
   it("has its first channel closed by a second join of the topic", function()

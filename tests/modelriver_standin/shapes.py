@@ -174,6 +174,34 @@ async def many_sockets(count):
             "own": sum(one[4]["channel_id"] == answer["channel_id"] for one, answer in zip(results, answers))}
 
 
+async def controlled():
+    """What control can do to an open socket; the last frames of the channel, and the close code."""
+    answer, seen = job("job+hold:never"), []
+    channel_id = answer["channel_id"]
+    orders = (("/push", {"event": "x", "payload": '{"a":1}'}), ("/push", {"event": "y", "own": 1}),
+              ("/raw", {"text": "[]"}), ("/crash", {}))
+    async with websockets.connect(socket_url(answer), compression=None) as socket:
+        await joined(answer, socket)
+        await socket.recv()
+        for path, query in orders:
+            control(path, channel_id=channel_id, **query)
+            seen.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+        number = [one["number"] for one in control("/sockets") if one["channel_id"] == channel_id][0]
+        control("/kill", code=1001, socket=number)
+        await socket.wait_closed()
+        return {"events": [one[3] if one else "raw" for one in seen], "refs": [one[0] for one in seen if one and one[0]],
+                "code": socket.close_code}
+
+
+def gone():
+    """A client that leaves while it waits is counted."""
+    try:
+        requests.post(API + "/v1/ai", json={"workflow": "echo+hold:gone", "messages": MESSAGES}, headers=KEY,
+                      timeout=0.2)
+    except requests.Timeout:
+        return control("/wait", key="gone", counted=1)["timeout"]
+
+
 def reconnects():
     known = job("job")
     asked = {"channel_id": known["channel_id"]}
@@ -294,7 +322,9 @@ def callback_ends():
     control("/release", key="c1"), control("/release", key="c2")
     reported = post("/v1/callback/" + failed["channel_id"], {"error": "no_stock", "message": "Sold out"}).status_code
     control("/lapse", channel_id=late["channel_id"])
-    too_late = post("/v1/callback/" + late["channel_id"], {"data": {}}).status_code
+    slow = job("event:movie+window:1")
+    control("/wait", key="done:event:movie+window:1", counted=1)
+    too_late = [post("/v1/callback/" + one["channel_id"], {"data": {}}).status_code for one in (late, slow)]
 
     async def last_of(answer):
         async with websockets.connect(socket_url(answer), compression=None) as socket:
@@ -343,6 +373,7 @@ QUESTIONS = {
     "async_testmode": lambda: full(ai("testmode", "/v1/ai/async"))["body"]["test_mode"],
     "async_event": lambda: full(ai("event:a", "/v1/ai/async", events=["b"])),
     "upgrades": upgrades, "reconnects": reconnects, "token_ends": token_ends, "tls": over_tls,
+    "controlled": lambda: asyncio.run(controlled()), "gone": gone,
     "frames": lambda: {kind: asyncio.run(conversation("job+frame:" + kind, 3)) for kind in (
         "masked", "rsv", "opcode", "bad_utf8", "cut_utf8", "big_ping", "split_ping", "orphan", "interrupted",
         "close_short", "close_code", "close_utf8", "cut")},

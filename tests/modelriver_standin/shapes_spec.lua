@@ -22,6 +22,8 @@ describe("the stand-in", function()
 
   teardown(function() server:close() end)
 
+  it("has nothing to complain about", function() assert.equal("", server:errors()) end)
+
   describe("answers", function()
     it("raw: the provider's body, with the rest in headers", function()
       local raw = seen.raw
@@ -142,6 +144,7 @@ describe("the stand-in", function()
     it("and answers only when it is released", function()
       assert.same({timeout = false, before = 3, after = 3, last = "data: [DONE]"}, seen.stall)
       assert.same({timeout = false, id = "chatcmpl-stub"}, seen.held)
+      assert.is_false(seen.gone)
     end)
   end)
 
@@ -193,6 +196,12 @@ describe("the stand-in", function()
       assert.equal("1", frames[7][1])
       assert.equal("success", frames[7][5].status)
       assert.equal(1, #seen.lost.frames)
+    end)
+
+    it("whose sockets control can reach", function()
+      assert.same({"x", "y", "raw", "phx_error"}, seen.controlled.events)
+      assert.same({"1", "1"}, seen.controlled.refs)
+      assert.equal(1001, seen.controlled.code)
     end)
 
     it("for six hundred sockets at once", function() assert.same({answered = 600, own = 600}, seen.crowd) end)
@@ -255,7 +264,7 @@ describe("the stand-in", function()
       assert.equal(409, got.early)
       assert.equal(200, got.reported)
       assert.equal("Sold out", got.failed.error.message)
-      assert.equal(410, got.too_late)
+      assert.same({410, 410}, got.too_late)
       assert.truthy(got.late.error.message:find("timeout"))
     end)
   end)

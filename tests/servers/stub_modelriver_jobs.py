@@ -158,8 +158,9 @@ class Job:
             given = await asyncio.wait_for(asyncio.shield(self.callback), window)
         except asyncio.TimeoutError:
             given = None
+            self.callback.set_result(None)
+        self.state = "answered"
         if given is None:
-            self.state = "timeout"
             payload = {"status": "error", "channel_id": self.channel_id,
                        "error": {"message": "Callback timeout: no answer from the backend in time"}}
         else:
@@ -230,7 +231,7 @@ def take_callback(hub, channel_id, body):
     status = job.switches.argument("callback_fail")
     if status and hub.ledger.count("callback_fail:" + channel_id) <= job.switches.argument("callback_fail", 1, 1):
         return int(status), {"error": "service_unavailable", "message": "Try again"}
-    if job.state == "timeout" or (job.callback.done() and job.callback.result() is None):
+    if job.callback.done() and job.callback.result() is None:
         return 410, {"error": "callback_timeout", "message": "The callback came too late"}
     if job.callback.done():
         return 409, {"error": "already_completed", "message": "This request was already completed"}
