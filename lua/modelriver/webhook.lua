@@ -58,21 +58,21 @@ local CALLBACK_URL, CHANNEL_ID = "x-modelriver-callback-url", "mr-channel-id"
 local WANTED = {[SIGNATURE_A] = true, [TIMESTAMP_A] = true, [SIGNATURE] = true, [TIMESTAMP] = true,
   [CALLBACK_URL] = true, [CHANNEL_ID] = true}
 
+-- No header of ours is longer, and to cut the blanks off a long one could take quadratic time.
+local LONGEST = 4096
+
 local function keep(found, name, value)
   if type(name) ~= "string" then return end
   name = name:lower():gsub("_", "-")
   if not WANTED[name] then return end
   if type(value) == "table" then value = value[1] end
-  if type(value) ~= "string" then return end
+  if type(value) ~= "string" or #value > LONGEST then return end
   value = value:match("^%s*(.-)%s*$")
   if found[name] and found[name] ~= value then
     wrong(("the header %s came twice, with two values"):format(name), "a proxy on the way may have added one")
   end
   found[name] = value
 end
-
--- Blanks at both ends are cut off by hand in long values; a header of ours is short.
-local LONGEST = 4096
 
 -- The headers that matter by lower-case name, from a table of names in any case, whose values may be lists, or from a
 -- list of {name, value} or of "Name: value".
@@ -81,13 +81,10 @@ local function read_headers(where, headers)
   errors.expect(where, "headers", headers, "table")
   local found = {}
   for key, value in pairs(headers) do
-    if type(value) == "string" and #value > LONGEST then
-      value = nil
-    elseif type(key) == "number" and type(value) == "string" then
+    if type(key) == "number" and type(value) == "string" then
       key, value = value:match("^([^:%s]+):(.*)$")
     elseif type(key) == "number" and type(value) == "table" then
       key, value = value[1] or value.name, value[2] or value.value
-      if type(value) == "string" and #value > LONGEST then value = nil end
     end
     keep(found, key, value)
   end

@@ -25,8 +25,10 @@ local function attempts(run)
   return list
 end
 
--- Webhooks have names of their own for what is said about an answer.
-local function meta_of(run)
+--- What is said about a run; webhooks have names of their own for it.
+---@param run modelriver.embedded.Run
+---@return table
+function delivery.meta(run)
   local used, usage = run.provider or {}, run.outcome and run.outcome.usage or {}
   return {
     workflow = run.workflow.name, provider = used.provider, model = used.model, duration_ms = run.duration_ms,
@@ -35,13 +37,6 @@ local function meta_of(run)
     attempts = attempts(run), test_mode = run.test_mode, offline_fallback = run.offline_fallback,
     structured_output = run.outcome and run.outcome.structured or nil,
   }
-end
-
-local function payload_of(job, run, fields)
-  local payload = {workflow = run.workflow.name, channel_id = job.id, customer_data = job.customer_data,
-    meta = meta_of(run), timestamp = os.date("!%Y-%m-%dT%H:%M:%S.000Z")}
-  for name, value in pairs(fields) do payload[name] = value end
-  return payload
 end
 
 -- --------------------------------------------------------------------------------------------------------- delivery
@@ -113,29 +108,31 @@ local function start(job, payload)
   gateway.deliveries[running] = true
 end
 
---- Tells that a job has its answer.
+local function payload_of(job, fields)
+  fields.workflow, fields.channel_id, fields.customer_data = job.workflow, job.id, job.customer_data
+  fields.meta, fields.timestamp = job.webhook_meta, os.date("!%Y-%m-%dT%H:%M:%S.000Z")
+  return fields
+end
+
+--- Tells that a job has ended, well or not; after a callback too.
 ---@param job modelriver.embedded.Job
----@param run modelriver.embedded.Run
-function delivery.completed(job, run)
-  start(job, payload_of(job, run, {type = "task.completed", status = "success", data = answer.data(run)}))
+---@param said table what those are told who joined its channel
+function delivery.completed(job, said)
+  if not job.webhook_url then return end
+  local failed = said.status == "error"
+  start(job, payload_of(job, {type = "task.completed", status = failed and "error" or "success",
+    data = said.data == nil and json.null or said.data, error = said.error, task_id = said.task_id,
+    callback_metadata = said.callback_metadata}))
 end
 
 --- Tells that an event-driven job waits for the callback.
 ---@param job modelriver.embedded.Job
 ---@param run modelriver.embedded.Run
 function delivery.generated(job, run)
-  start(job, payload_of(job, run, {type = "task.ai_generated", event = job.event_name, callback_required = true,
+  if not job.webhook_url then return end
+  start(job, payload_of(job, {type = "task.ai_generated", event = job.event_name, callback_required = true,
     ai_response = {data = answer.data(run)},
     callback_url = ("%s/v1/callback/%s"):format(job.gateway.options.base_url, job.id)}))
-end
-
---- Tells that all providers failed.
----@param job modelriver.embedded.Job
----@param run modelriver.embedded.Run
-function delivery.failed(job, run)
-  start(job, payload_of(job, run, {type = "task.failed", status = "error", data = json.null,
-    error = {message = "Provider request failed", details = {status = run.failure.status,
-      message = run.failure.message}}}))
 end
 
 --- Gives up what has not been delivered.

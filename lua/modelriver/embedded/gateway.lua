@@ -162,8 +162,8 @@ end
 ---@param options table those of modelriver.embedded.new, complete; and `base_url` under which it is reached
 ---@return modelriver.embedded.Gateway
 function gateway.new(registry, options)
-  return setmetatable({registry = registry, options = options, own_jobs = {}, awaiting = {first = 1, last = 0}, deliveries = {},
-    idempotency = idempotency.new()}, Gateway)
+  return setmetatable({registry = registry, options = options, own_jobs = {}, awaiting = {first = 1, last = 0},
+    deliveries = {}, idempotency = idempotency.new()}, Gateway)
 end
 
 return gateway

@@ -19,6 +19,9 @@ local encode = json.encoder{sort = true}
 ---@field state "running"|"awaiting"|"ended" awaiting: a callback
 ---@field said string|nil the payload that was told last, as JSON
 ---@field due number|nil of task.now(): when the callback must have come
+---@field workflow string
+---@field webhook_url string|nil
+---@field event_name string|nil
 ---@field channels table<modelriver.embedded.Channel, true> those who joined
 local Job = {}
 Job.__index = Job
@@ -35,6 +38,7 @@ local function finish(self, payload)
   self.gateway.own_jobs[self] = nil
   self.store:ended(self)
   say(self, payload)
+  delivery.completed(self, payload)
 end
 
 local function failed_payload(self, message, details)
@@ -44,14 +48,8 @@ end
 
 -- ------------------------------------------------------------------------------------------------------- the run
 
-local function success_payload(self, run)
-  return {message = "success", status = "success", channel_id = self.id, data = answer.data(run),
-    content = run.outcome.content, model = run.provider.model, customer_data = self.customer_data, meta = self.meta}
-end
-
 local function end_failed(self, run)
   finish(self, failed_payload(self, run.failure.message, {status = run.failure.status, message = run.failure.message}))
-  if self.webhook_url then delivery.failed(self, run) end
 end
 
 local function end_generated(self, run)
@@ -61,12 +59,12 @@ local function end_generated(self, run)
   awaiting[awaiting.last] = self
   say(self, {status = "ai_generated", channel_id = self.id, event_name = self.event_name, message = "success",
     meta = {duration_ms = run.duration_ms}})
-  if self.webhook_url then delivery.generated(self, run) end
+  delivery.generated(self, run)
 end
 
 local function end_success(self, run)
-  finish(self, success_payload(self, run))
-  if self.webhook_url then delivery.completed(self, run) end
+  finish(self, {message = "success", status = "success", channel_id = self.id, data = answer.data(run),
+    content = run.outcome.content, model = run.provider.model, customer_data = self.customer_data, meta = self.meta})
 end
 
 local function work(self, run)
@@ -77,6 +75,7 @@ local function work(self, run)
   end
   self.meta = answer.meta(run)
   if run.test_mode then self.meta = answer.envelope(run).meta end
+  self.webhook_meta = delivery.meta(run)
   if run.failure then return end_failed(self, run) end
   if self.event_name then return end_generated(self, run) end
   end_success(self, run)
@@ -148,7 +147,7 @@ function jobs.start(gateway, run)
   local store = gateway.registry.store
   local job = setmetatable({id = digest.uuid(), project_id = gateway.options.project_id, gateway = gateway,
     store = store, state = "running", channels = {}, event_name = event_name, webhook_url = webhook_url,
-    customer_data = run.customer_data}, Job)
+    customer_data = run.customer_data, workflow = run.workflow.name}, Job)
   store:add(job)
   gateway.own_jobs[job] = true
   job.task = task.spawn(work_safely, job, run)

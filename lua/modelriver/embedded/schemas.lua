@@ -25,17 +25,27 @@ function schemas.of(workflow, request)
   return type(inline) == "table" and inline or in_response_format(request.response_format) or workflow.schema
 end
 
+-- Those of workflows are asked for again and again.
+local compiled = setmetatable({}, {__mode = "k"})
+
+-- The validator of a schema; nil when this riverlua has none.
+local function validator_of(schema)
+  if compiled[schema] then return compiled[schema] end
+  local loaded, module = pcall(require, "riverlua.schema")
+  if not loaded then return nil end
+  local ok, validator = pcall(module.compile, schema)
+  if not ok then error(failure.new(400, "schema", "the schema itself is wrong: " .. tostring(validator)), 0) end
+  compiled[schema] = validator
+  return validator
+end
+
 --- Raises a failure unless the value keeps to the schema.
 ---@param schema table|nil
 ---@param value any
 function schemas.check(schema, value)
-  local loaded, validator = pcall(require, "riverlua.schema")
-  if not schema or not loaded then return end
-  local compiled, compiled_schema = pcall(validator.compile, schema)
-  if not compiled then
-    error(failure.new(400, "schema", "the schema itself is wrong: " .. tostring(compiled_schema)), 0)
-  end
-  local ok, problems = compiled_schema:validate(value)
+  local validator = schema and validator_of(schema)
+  if not validator then return end
+  local ok, problems = validator:validate(value)
   if ok then return end
   local first = problems[1] or {}
   error(failure.new(422, "schema", ("the structured output does not keep to its schema: %s %s"):format(
