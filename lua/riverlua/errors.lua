@@ -8,8 +8,8 @@ local errors = {}
 ---@class riverlua.Error
 ---@field kind string what failed: "argument" (the call), "dns", "connect", "tls", "timeout", "protocol" (garbage came),
 --- "http" (a status of 400 or above), "websocket", "not_found", "auth", "model" (the model raised), "limit" (a size),
---- "memory", "json", "storage" (a folder), "cancelled", "interrupted", "closed", "deadlock", "unsupported"; clients have
---- more of their own: see modelriver.failure
+--- "memory", "json", "storage" (a folder), "replay" (a request that was not recorded), "cancelled", "interrupted",
+--- "closed", "deadlock", "unsupported"; clients have more of their own: see modelriver.failure
 ---@field message string one line saying what happened
 ---@field hint string|nil one line saying what to do about it
 ---@field status integer|nil HTTP status

@@ -59,6 +59,16 @@ local known_options = {
   verify = "boolean", safe_headers = "table", unix_socket = "string",
 }
 
+-- Connections; ones that record what goes over them, or that replay it without a network, when the environment asks
+-- for that (see docs/recording.md). Second: whether they replay.
+local function open_net(settings)
+  if not os.getenv("RIVERLUA_RECORD") and not os.getenv("RIVERLUA_REPLAY") then return core.net(settings), false end
+  local session = require("riverlua.recording").session()
+  if not session then return core.net(settings), false end
+  if session.mode == "replay" then return require("riverlua.replay").net(session), true end
+  return require("riverlua.record").net(core.net(settings), session), false
+end
+
 --- Connections and defaults of one client; `options` are those of http.Client but for `base_url`.
 ---@param where string who asks, for messages
 function exchange.new(where, options)
@@ -86,7 +96,7 @@ function exchange.new(where, options)
   self.headers = options.headers or {}
   self.harmless = setmetatable({}, {__index = harmless_headers})
   for _, name in ipairs(options.safe_headers or {}) do self.harmless[name:lower()] = true end
-  self.net = core.net{
+  self.net, self.replays = open_net{
     proxy = proxy,
     ca_file = options.ca_file or os.getenv("RIVERLUA_CA") or os.getenv("SSL_CERT_FILE"),
     unix_socket = options.unix_socket,
@@ -278,10 +288,15 @@ local function attempt_once(self, call, t, total)
     t.connect, t.first_byte, t.idle, total, max_body, call.stream, call.high_water, call.safe)
 end
 
--- Sleeps before the next attempt; false when the budget does not allow it.
-local function pause(self, seconds, deadline)
-  if deadline and tasks.now() + seconds >= deadline then return false end
+-- Sleeps before the next attempt; false when the budget does not allow it. A replay does not sleep, but counts what
+-- it would have.
+local function pause(self, call, seconds, deadline)
+  if deadline and tasks.now() + (call.skipped or 0) + seconds >= deadline then return false end
   self.retried = self.retried + 1
+  if self.replays then
+    call.skipped = (call.skipped or 0) + seconds
+    seconds = 0
+  end
   tasks.sleep(seconds)
   return true
 end
@@ -298,6 +313,7 @@ local function send_with_retries(self, call)
   local attempt = 1
   while true do
     local transfer, status, a, b, c, d, e = attempt_once(self, call, t, total)
+    if self.replays then call.skipped = (call.skipped or 0) + transfer:elapsed() end
     local wait
     if status then
       local res = response.new(transfer, status, a, call.url, call.method)
@@ -305,12 +321,12 @@ local function send_with_retries(self, call)
       if call.stream then res.streamed = true end
       if status < 400 or attempt > retries then return res end
       wait = wait_after_status(call, status, res, attempt)
-      if not wait or not pause(self, wait, deadline) then return res end
+      if not wait or not pause(self, call, wait, deadline) then return res end
       res:close()
     else
       local kind, message, phase, limit, sent = a, b, c, d, e
       wait = attempt <= retries and may_repeat(call, kind, phase, sent) and back_off(attempt)
-      if not wait or not pause(self, wait, deadline) then
+      if not wait or not pause(self, call, wait, deadline) then
         local err = failure(call, attempt, kind, message, phase, limit)
         err.sent = sent or false
         error(err, 0)

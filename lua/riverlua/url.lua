@@ -75,9 +75,12 @@ function url.without_userinfo(text)
   return (text:gsub("^(%a[%w+.-]*://)[^/?#]*@", "%1"))
 end
 
-local secret_names = {"key", "token", "secret", "password", "passwd", "signature", "auth", "credential"}
+local secret_names = {"key", "token", "secret", "password", "passwd", "passphrase", "signature", "auth", "credential",
+  "cookie", "jwt"}
 
-local function is_secret(name)
+--- Whether the name of a parameter, field or header holds a word that secrets are called by. Says yes rather too often.
+---@param name string may be percent-encoded
+function url.sounds_secret(name)
   name = name:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end):lower()
   for _, secret in ipairs(secret_names) do
     if name:find(secret, 1, true) then return true end
@@ -91,7 +94,7 @@ end
 function url.redact(text)
   text = url.without_userinfo(text):gsub("(%a[%w+.-]*://)[^/?#%s]*@", "%1")
   return (text:gsub("([?&])([^=&#]+)=([^&#]*)", function(separator, name, value)
-    local shown = #value <= 24 and not value:find("[^%w._-]") and not is_secret(name)
+    local shown = #value <= 24 and not value:find("[^%w._-]") and not url.sounds_secret(name)
     return separator .. name .. "=" .. (shown and value or "***")
   end))
 end
