@@ -118,6 +118,19 @@ local function origin_of(address)
   return url.without_userinfo(address):match("^%a[%w+.-]*://[^/?#]*")
 end
 
+-- A text in which the server `from` is the server `to`.
+local function moved(text, from, to)
+  local parts, at = {}, 1
+  while true do
+    local first, last = text:find(from, at, true)
+    if not first then break end
+    local whole = not text:find("^[%w.:-]", last + 1)   -- not the beginning of another's name or port
+    parts[#parts + 1] = text:sub(at, first - 1) .. (whole and to or from)
+    at = last + 1
+  end
+  return table.concat(parts) .. text:sub(at)
+end
+
 -- The headers as they came; where they speak of the server that was asked (redirects and realms do), of the one that
 -- is asked now: its port may be another.
 local function block_of(self, first, headers)
@@ -125,12 +138,7 @@ local function block_of(self, first, headers)
   local lines = {first}
   for _, header in ipairs(headers) do
     local value = header[2]
-    if recorded and here and recorded ~= here then
-      local first_byte, last = value:find(recorded, 1, true)
-      if first_byte and not value:find("^[%w.:-]", last + 1) then
-        value = value:sub(1, first_byte - 1) .. here .. value:sub(last + 1)
-      end
-    end
+    if recorded and here and recorded ~= here then value = moved(value, recorded, here) end
     lines[#lines + 1] = header[1] .. ": " .. value
   end
   return table.concat(lines, "\r\n") .. "\r\n\r\n"

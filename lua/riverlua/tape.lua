@@ -234,7 +234,15 @@ Tape.__index = Tape
 ---@param folder string
 ---@return riverlua.Tape
 function tapes.open(folder)
-  return setmetatable({folder = folder, entries = recording.read_folder(folder), used = {}}, Tape)
+  return tapes.new(folder, recording.read_folder(folder))
+end
+
+--- A tape of entries that have been read.
+---@param folder string for messages
+---@param entries table[]
+---@return riverlua.Tape
+function tapes.new(folder, entries)
+  return setmetatable({folder = folder, entries = entries, used = {}}, Tape)
 end
 
 -- By what counts, the entries that are left, in order.
