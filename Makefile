@@ -95,7 +95,7 @@ $(BUILD)/obj $(BUILD)/pic:
 deps:            ## install what the build needs (apt), or say what is missing
 	@src/tools/deps.sh build
 
-test-deps: $(BUILD)/venv/ready $(BUILD)/npm/ready ## install what the tests need (apt, PyPI and npm into build)
+test-deps: $(BUILD)/venv/ready $(BUILD)/npm/ready $(BUILD)/json-schema/ready ## install what the tests need (apt, PyPI and npm into build)
 	@src/tools/deps.sh test
 
 $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
@@ -104,6 +104,18 @@ $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
 	$(Q)python3 -m venv $(BUILD)/venv
 	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
+	$(Q)touch $@
+
+# The official JSON Schema test suite comes with the source of the Python package, in the version the tests use.
+JSONSCHEMA_VERSION = $(shell sed -n 's/^jsonschema==//p' tests/requirements.txt)
+
+$(BUILD)/json-schema/ready: tests/requirements.txt $(BUILD)/venv/ready
+	$(Q)rm -rf $(@D) && mkdir -p $(@D)
+	$(Q)$(BUILD)/venv/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary jsonschema \
+	  --dest $(@D) jsonschema==$(JSONSCHEMA_VERSION)
+	$(Q)tar -xzf $(@D)/jsonschema-$(JSONSCHEMA_VERSION).tar.gz -C $(@D) --strip-components=2 \
+	  jsonschema-$(JSONSCHEMA_VERSION)/json/tests/draft2020-12 jsonschema-$(JSONSCHEMA_VERSION)/json/remotes
+	$(Q)rm $(@D)/jsonschema-$(JSONSCHEMA_VERSION).tar.gz
 	$(Q)touch $@
 
 # Public test suites, and the JavaScript library that the official client of ModelRiver rides on. Without npm their
@@ -159,7 +171,7 @@ lint:            ## luacheck, and warnings as errors with gcc and clang
 	$(MAKE) --no-print-directory BUILD=build-gcc CC=gcc CFLAGS="-O2 -Werror" all
 	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
 
-SANITIZE_TESTS := json task runtime sse http river_embedded server river_serve
+SANITIZE_TESTS := json task runtime sse http river_embedded server river_serve schema
 
 .PHONY: asan
 asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer

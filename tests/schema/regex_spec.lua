@@ -18,7 +18,8 @@ describe("regular expressions of ECMA-262", function()
     assert.is_true(matches("^\\d\\w$", "1a"))
     assert.is_false(matches("^\\d$", "৪"))
     assert.is_false(matches("^\\w$", "é"))
-    for _, space in ipairs{" ", "\t", "\n", "\v", "\f", "\r", "\u{a0}", "\u{1680}", "\u{2003}", "\u{2028}", "\u{feff}"} do
+    for _, space in ipairs{" ", "\t", "\n", "\v", "\f", "\r", "\u{a0}", "\u{1680}", "\u{2003}", "\u{2028}",
+      "\u{feff}"} do
       assert.is_true(matches("^\\s$", space))
       assert.is_true(matches("^[\\s]$", space))
       assert.is_false(matches("^\\S$", space))
@@ -58,9 +59,10 @@ describe("regular expressions of ECMA-262", function()
     assert.is_false(matches("[]", "a"))
     assert.is_true(matches("^(a)|(b)\\1$", "b"))
     for pattern, at in pairs{["\\a"] = 1, ["x\\Z"] = 2, ["a++"] = 3, ["a**"] = 3, ["a{2}{3}"] = 5, ["(?i)a"] = 1,
-      ["(?P<n>a)"] = 1, ["(?>a)"] = 1, ["(?R)"] = 1, ["(?1)"] = 1, ["(*FAIL)"] = 2, ["\\Qa\\E"] = 1, ["\\p{Nonsense}"] = 12,
-      ["\\p"] = 1, ["\\u{110000}"] = 1, ["\\ud83d"] = 1, ["[a"] = 1, ["(a"] = 3, ["a)"] = 2, ["\\1"] = 2, ["é\\"] = 3,
-      ["[z-a]"] = 4, ["[\\1]"] = 2, ["\\k"] = 1, ["*"] = 1, ["\\c1"] = 1, ["\\00"] = 1, ["\\x4"] = 1} do
+      ["(?P<n>a)"] = 1, ["(?>a)"] = 1, ["(?R)"] = 1, ["(?1)"] = 1, ["(*FAIL)"] = 2, ["\\Qa\\E"] = 1,
+      ["\\p{Nonsense}"] = 12, ["\\p"] = 1, ["\\u{110000}"] = 1, ["\\ud83d"] = 1, ["[a"] = 1, ["(a"] = 3,
+      ["a)"] = 2, ["\\1"] = 2, ["é\\"] = 3, ["[z-a]"] = 4, ["[\\1]"] = 2, ["\\k"] = 1, ["*"] = 1,
+      ["\\c1"] = 1, ["\\00"] = 1, ["\\x4"] = 1} do
       local err = fails("argument", "regex:", regex.compile, pattern)
       assert.is_true(math.abs(err.offset - at) <= 1, pattern .. ": " .. tostring(err) .. err.offset)
     end
@@ -113,7 +115,9 @@ describe("searching", function()
     for text in regex.compile("x*"):gmatch("axxbé") do found[#found + 1] = text end
     assert.same({"", "xx", "", "", ""}, found)
     found = {}
-    for key, value in regex.compile("(\\w+)=(\\w+)?"):gmatch("a=1 b= c=3") do found[#found + 1] = key .. tostring(value) end
+    for key, value in regex.compile("(\\w+)=(\\w+)?"):gmatch("a=1 b= c=3") do
+      found[#found + 1] = key .. tostring(value)
+    end
     assert.same({"a1", "bnil", "c3"}, found)
     found = {}
     for first in regex.compile("(a)|b"):gmatch("ab") do found[#found + 1] = first end
