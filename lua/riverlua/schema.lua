@@ -15,7 +15,7 @@
 -- **Keywords.** All of 2020-12, with references inside the document and into documents given with the option `schemas`:
 -- nothing is ever fetched. Of older drafts `definitions`, `dependencies`, `items` as an array with `additionalItems`; a
 -- `$schema` that names draft 7 or 2019-09 brings their rules. Not there: `$recursiveRef`, the boolean
--- `exclusiveMinimum` of draft 4, the format idn-hostname. Unknown keywords are ignored, known ones with a wrong value
+-- `exclusiveMinimum` of draft 4. Unknown keywords are ignored, known ones with a wrong value
 -- are errors of `compile`. `format` is an annotation unless asked for otherwise. `pattern` is ECMA-262
 -- (`riverlua.regex`).
 --

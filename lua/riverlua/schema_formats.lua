@@ -135,14 +135,8 @@ local function is_email(text)
   return name ~= nil and is_local_part(name, ATOM) and is_mail_domain(domain, is_hostname)
 end
 
--- Host names of the whole world, without the rules of IDNA on what may be where.
-local function is_any_host(text)
-  if text == "" or not utf8.len(text) then return false end
-  for label in (text .. "."):gmatch("([^.]*)%.") do
-    if not label:find("^[%w\x80-\xff-]+$") or label:find("^%-") or label:find("%-$") then return false end
-  end
-  return true
-end
+-- Loaded when it is needed: it has expressions to compile.
+local function is_any_host(text) return require("riverlua.schema_idn").is_hostname(text) end
 
 local function is_idn_email(text)
   local name, domain = text:match("^(.*)@([^@]*)$")
@@ -251,6 +245,7 @@ formats.known = {
   email = {name = "a mail address", test = is_email},
   ["idn-email"] = {name = "a mail address", test = is_idn_email},
   hostname = {name = "a host name", test = is_hostname},
+  ["idn-hostname"] = {name = "a host name", test = is_any_host},
   ipv4 = {name = 'an IPv4 address such as "192.0.2.1"', test = is_ipv4},
   ipv6 = {name = 'an IPv6 address such as "2001:db8::1"', test = is_ipv6},
   uri = {name = "a URI with its scheme", test = function(text) return is_uri(text, "") end},

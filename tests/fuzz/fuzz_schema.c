@@ -26,6 +26,7 @@ static const char check_source[] =
     "  '\"dependentSchemas\":{', '\"minProperties\":', '\"allOf\":[', '\"anyOf\":[', '\"oneOf\":[', '\"not\":', '\"if\":',\n"
     "  '\"then\":', '\"else\":', '\"$ref\":', '\"$dynamicRef\":', '\"$anchor\":', '\"$dynamicAnchor\":', '\"$id\":',\n"
     "  '\"$defs\":{', '\"unevaluatedItems\":', '\"unevaluatedProperties\":', '\"format\":', '\"date-time\"', '\"uri\"',\n"
+    "  '\"idn-hostname\"', '\"idn-email\"', '\"regex\"', '\"duration\"', '\"xn--a-9b\"', '\"l\xc2\xb7l.\xe3\x83\xbb\"',\n"
     "  '\"a\":', '\"b\":', '{\"a\":[1,\"b\"]}', '[[],{}]', '\"$schema\":', '\"http://json-schema.org/draft-07/schema\"',\n"
     "  '\"default\":', '\"$ref\":\"#\"', '\"dependencies\":{'}\n"
     "local function structured(err)\n"
