@@ -88,6 +88,14 @@ function Run:fail(keyword, format, ...)
   return false
 end
 
+-- A step of work and a level deeper: what every nested check begins with.
+local function enter(self)
+  local work, depth = self.work + 1, self.depth + 1
+  if work > self.max_work then self:spend(1) end
+  if depth > DEEPEST then self:descend() end
+  self.work, self.depth = work, depth
+end
+
 -- Runs a check with further steps into the value (step may be nil) and the schema.
 local function run_reporting(self, check, value, seen, step, keyword, further)
   local path, where = self.path, self.where
@@ -110,8 +118,7 @@ end
 ---@param further string|integer|nil and its member
 ---@return boolean
 function Run:into(check, value, step, keyword, further)
-  self:spend(1)
-  self:descend()
+  enter(self)
   local ok
   if self.problems then
     ok = run_reporting(self, check, value, nil, step, keyword, further)
@@ -130,8 +137,7 @@ end
 ---@param further string|integer|nil
 ---@return boolean
 function Run:apply(check, value, seen, keyword, further)
-  self:spend(1)
-  self:descend()
+  enter(self)
   local ok
   if self.problems then
     ok = run_reporting(self, check, value, seen, nil, keyword, further)
@@ -159,8 +165,7 @@ end
 function Run:fits(check, value, seen)
   local kept = self.problems
   self.problems = nil
-  self:spend(1)
-  self:descend()
+  enter(self)
   local ok = check(value, self, seen)
   self.depth = self.depth - 1
   self.problems = kept
