@@ -41,7 +41,7 @@ local EMBEDDED = {
     has(text, "document 13 cannot be read", "document 39 cannot be read", "37 of 40 done", "document 1: done")
   end,
   ["modelriver_events.lua"] = function(text)
-    has(text, "job: ai_generated", "webhook: new_movie_suggestion suggests Heat", "job: completed",
+    has(text, "webhook: new_movie_suggestion suggests Heat", "job: completed",
       "Heat: 3 in stock (task movie-1)")
   end,
 }
