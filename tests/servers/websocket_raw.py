@@ -70,10 +70,11 @@ ANSWERS = {
     "two_subprotocols": lambda request, query: switching(request, Sec_WebSocket_Protocol="a, b"),
     "first_subprotocol": lambda request, query: switching(
         request, Sec_WebSocket_Protocol=request.get("sec-websocket-protocol", "").split(",")[0]),
-    "200": refusal(200), "301": refusal(301, "Location: ws://elsewhere.example/"), "401": refusal(401), "403": refusal(403),
-    "404": refusal(404), "426": refusal(426, "Upgrade: websocket", "Sec-WebSocket-Version: 99"), "503": refusal(503),
+    "200": refusal(200), "301": refusal(301, "Location: ws://elsewhere.example/"), "401": refusal(401),
+    "403": refusal(403), "404": refusal(404), "503": refusal(503),
+    "426": refusal(426, "Upgrade: websocket", "Sec-WebSocket-Version: 99"),
     "chunked": lambda request, query: (b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n" +
-                                       b"".join(b"%x\r\n%s\r\n" % (100, b"y" * 100) for _ in range(200)) + b"0\r\n\r\n"),
+                                       (b"64\r\n" + b"y" * 100 + b"\r\n") * 200 + b"0\r\n\r\n"),
     "endless_body": lambda request, query: b"HTTP/1.1 500 Oh\r\n\r\n" + b"z" * 100000,
     "cut_body": lambda request, query: b"HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nhalf",
     "garbage": lambda request, query: b"220 mail.example ESMTP ready\r\n",

@@ -21,7 +21,8 @@ describe("riverlua.websocket", function()
 
   it("sends and receives texts and bytes", function()
     local ws <close> = connect "/echo"
-    for _, text in ipairs{"", "hello", "κόσμε 🌊", ("x"):rep(125), ("x"):rep(126), ("x"):rep(65535), ("x"):rep(65536)} do
+    for _, text in ipairs{"", "hello", "κόσμε 🌊", ("x"):rep(125), ("x"):rep(126), ("x"):rep(65535),
+      ("x"):rep(65536)} do
       ws:send(text)
       assert.same({text, "text"}, {ws:receive(5)})
       ws:send(text, "binary")

@@ -55,7 +55,8 @@ describe("riverlua.websocket against a hostile server", function()
     ["half a character at the end"] = {frame(1, "ok\xe2\x82"), 1007},
     ["a surrogate"] = {frame(1, "\xed\xa0\x80", {fin = false}), 1007},
     ["a message that is too long"] = {frame(2, ("x"):rep(101)), 1009},
-    ["fragments that are too long together"] = {frame(2, ("x"):rep(60), {fin = false}) .. frame(0, ("x"):rep(41)), 1009},
+    ["fragments that are too long together"] = {frame(2, ("x"):rep(60), {fin = false}) .. frame(0, ("x"):rep(41)),
+      1009},
     ["2^63-1 bytes announced"] = {frame(2, "", {length = math.maxinteger}), 1009},
     ["a negative length"] = {"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", 1002},
     ["a length that could be shorter"] = {"\x82\x7e\x00\x05hello", 1002},
@@ -82,7 +83,8 @@ describe("riverlua.websocket against a hostile server", function()
     end)
   end
 
-  for _, code in ipairs{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} do
+  for _, code in ipairs{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000,
+    4999} do
     it("takes close code " .. code .. " and says it back", function()
       local ws <close> = connect(frame(8, string.pack(">I2", code) .. "why"))
       assert.is_nil(ws:receive(5))
@@ -331,7 +333,8 @@ describe("riverlua.websocket against a hostile server", function()
         pcall(ws.receive, ws, 5)
       end
     end
-    local kept <close> = raw.connect()   -- and with it what all of them share   -- luacheck: ignore 211
+    -- and with it what all of them share
+    local kept <close> = raw.connect()   -- luacheck: ignore 211
     all_ways()
     collectgarbage()
     collectgarbage()
