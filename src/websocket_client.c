@@ -32,8 +32,6 @@ static void take_answer(rvl_websocket_client *c, const char *data, size_t length
 }
 
 bool rvl_websocket_client_ask(rvl_websocket_client *c, const char *request, size_t length) {
-  rvl_http1_begin(&c->answer, false, RVL_MAX_HEAD, SIZE_MAX);
-  c->answer.upgrades = true;
   c->asked = true;
   return rvl_duplex_write(&c->duplex, request, length);
 }
@@ -95,8 +93,7 @@ bool rvl_websocket_client_begin(rvl_websocket_client *c, const rvl_wslay_api *ws
 static void on_bytes(rvl_duplex *d, const char *data, size_t length) {
   rvl_websocket_client *c = client_of(d);
   if (c->endpoint != NULL) feed(c, data, length);
-  else if (c->asked && !c->answered) take_answer(c, data, length);
-  /* before it was asked no server says anything; what it says is no answer then */
+  else if (!c->answered) take_answer(c, data, length);
 }
 
 static void on_change(rvl_duplex *d) {
@@ -104,7 +101,7 @@ static void on_change(rvl_duplex *d) {
   if (!d->open && c->closing.slot != 0) rvl_timer_stop(d->opening.net->loop, &c->closing);   /* the client was closed */
   if (c->endpoint != NULL) {
     rvl_websocket_client_update(c);
-  } else if (d->ended && c->asked && !c->answered) {
+  } else if (d->ended && !c->answered) {
     rvl_http1_end(&c->answer);
     c->answered = true;
   }
@@ -115,6 +112,8 @@ bool rvl_websocket_client_open(rvl_net *net, rvl_websocket_client *c, const char
   c->duplex.take = on_bytes;
   c->duplex.notify = on_change;
   c->closing.fire = on_closing;
+  rvl_http1_begin(&c->answer, false, RVL_MAX_HEAD, SIZE_MAX);
+  c->answer.upgrades = true;
   return rvl_duplex_open(net, &c->duplex, url, connect);
 }
 

@@ -261,4 +261,8 @@ function websocket.connect(address, options)
   raise_unanswered(shown, a, b)
 end
 
+--- What a server answers in Sec-WebSocket-Accept to a client's Sec-WebSocket-Key.
+---@type fun(key: string): string
+websocket.accept = core.accept
+
 return websocket

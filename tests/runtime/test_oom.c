@@ -4,6 +4,7 @@
 */
 #include "modules.h"
 #include "riverlua.h"
+#include "websocket_handshake.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,10 +24,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* ---- a server in this process: answers every request with a small JSON document --------------------------- */
+/*
+** ---- a server in this process: answers every request with a small JSON document, and a request for a WebSocket with a
+** message and a close frame
+*/
 
 static int server_fd;
 static char server_url[64];
+
+static void answer_websocket(int fd, const char *key) {
+  char answer[256], accept[RVL_WEBSOCKET_ACCEPT_SIZE];
+  rvl_websocket_accept(key, 24, accept);
+  int n = snprintf(answer, sizeof answer,
+                   "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                   "Sec-WebSocket-Accept: %.*s\r\n\r\n\x81\x02hi\x88",
+                   (int)sizeof accept, accept);
+  (void)!send(fd, answer, (size_t)n + 1, MSG_NOSIGNAL);   /* the zero ends the close frame */
+  (void)!recv(fd, answer, sizeof answer, 0);
+}
 
 static void *serve(void *unused) {
   (void)unused;
@@ -44,7 +59,9 @@ static void *serve(void *unused) {
       length += (size_t)n;
       request[length] = '\0';
       if (strstr(request, "\r\n\r\n") != NULL) {
-        (void)!send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
+        const char *key = strstr(request, "Sec-WebSocket-Key: ");
+        if (key != NULL) answer_websocket(fd, key + strlen("Sec-WebSocket-Key: "));
+        else (void)!send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
         break;
       }
     }
@@ -268,7 +285,7 @@ static void sweep_module(const char *name) {
 static void test_modules(void **state) {
   (void)state;
   static const char *const core[] = {"riverlua.core.task", "riverlua.core.transfer", "riverlua.core.json",
-                                     "riverlua.core.terminal", "riverlua.core.runtime"};
+                                     "riverlua.core.terminal", "riverlua.core.runtime", "riverlua.core.websocket"};
   for (size_t i = 0; i < sizeof core / sizeof *core; i++) sweep_module(core[i]);
   for (size_t i = 0; i < rvl_embedded_count; i++) sweep_module(rvl_embedded_files[i].module);
 }
@@ -368,7 +385,19 @@ static const char *const fail_http =
     "assert(not ok and e.kind == 'connect', tostring(e))\n"
     "local t = task.spawn(client.get, client, SERVER) task.sleep(0) t:cancel() t:join()";
 
-static const char *const prepare_http = "http = require 'riverlua.http' task = require 'riverlua.task'";
+static const char *const use_websocket =
+    "local ws = websocket.connect((SERVER:gsub('^http', 'ws')), {proxy = false, timeout = 5})\n"
+    "assert(ws:receive(5) == 'hi')\n"
+    "assert(ws:receive(5) == nil and ws.close_code == 1005)\n"
+    "ws:close()\n"
+    "local a, b = endpoint('client', 100), endpoint('server', 100)\n"
+    "a:send('there', 'text') a:send('x', 'ping') b:feed(a:output())\n"
+    "assert(b:next() == 'there') a:feed(b:output()) a:close(1000, 'done') b:feed(a:output())\n"
+    "assert(b:status() == 'closed')";
+
+static const char *const prepare_http =
+    "http = require 'riverlua.http' task = require 'riverlua.task' websocket = require 'riverlua.websocket'\n"
+    "endpoint = require('riverlua.core.websocket').endpoint";
 
 static void test_http(void **state) {
   (void)state;
@@ -378,6 +407,11 @@ static void test_http(void **state) {
 static void test_http_failures(void **state) {
   (void)state;
   sweep_both(prepare_http, fail_http);
+}
+
+static void test_websocket(void **state) {
+  (void)state;
+  sweep_both(prepare_http, use_websocket);
 }
 
 /* ---- malloc ------------------------------------------------------------------------------------------------- */
@@ -467,6 +501,14 @@ static void test_http_without_malloc(void **state) {
   sweep_malloc(use_http, true);
 }
 
+static void test_websocket_without_malloc(void **state) {
+  (void)state;
+  if (!malloc_can_fail()) skip();
+  warm_up();
+  sweep_malloc(use_websocket, false);
+  sweep_malloc(use_websocket, true);
+}
+
 static void test_http_failures_without_malloc(void **state) {
   (void)state;
   if (!malloc_can_fail()) skip();
@@ -490,10 +532,12 @@ int main(void) {
       cmocka_unit_test(test_embedded_service),
       cmocka_unit_test(test_http),
       cmocka_unit_test(test_http_failures),
+      cmocka_unit_test(test_websocket),
       cmocka_unit_test(test_modules),
 #ifdef FAILING_MALLOC
       cmocka_unit_test(test_runtime_without_malloc),
       cmocka_unit_test(test_http_without_malloc),
+      cmocka_unit_test(test_websocket_without_malloc),
       cmocka_unit_test(test_http_failures_without_malloc),
 #endif
   };

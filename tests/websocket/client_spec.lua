@@ -264,6 +264,21 @@ describe("riverlua.websocket", function()
       end)
     end
 
+    it("finds the proxy in the environment, and hosts that need none", function()
+      local function accepted_with(environment)
+        stub:reset()
+        local child = servers.run([[
+          local ws = require("riverlua.websocket").connect(arg[1])
+          ws:send("x")
+          print(ws:receive(5))]], {args = {peer.url "/echo"}, environment = environment, seconds = 20})
+        assert.same({0, "x\ttext\n", ""}, {child.code, child.out, child.err})
+        return stub:stats().accepted.proxy or 0
+      end
+      assert.equal(1, accepted_with{http_proxy = stub:url("", "proxy")})
+      assert.equal(1, accepted_with{all_proxy = stub:url("", "proxy")})
+      assert.equal(0, accepted_with{http_proxy = stub:url("", "proxy"), no_proxy = "127.0.0.1"})
+    end)
+
     it("says that the proxy found no way, or is not there", function()
       assert.equal("connect", error_of(websocket.connect, "ws://127.0.0.1:1/", {proxy = stub:url("", "proxy")}).kind)
       assert.equal("connect", error_of(websocket.connect, peer.url("/echo"), {proxy = stub:url("", "refused")}).kind)
@@ -353,6 +368,10 @@ describe("riverlua.websocket", function()
     collectgarbage()
     collectgarbage()
     assert.equal(before, servers.open_files())
+  end)
+
+  it("knows what a server answers to a key", function()
+    assert.equal("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", websocket.accept("dGhlIHNhbXBsZSBub25jZQ=="))
   end)
 
   it("refuses wrong calls by name", function()
