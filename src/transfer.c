@@ -417,6 +417,28 @@ static CURLcode set_up_handle(rvl_net *net, CURL *easy) {
   return err;
 }
 
+/* Whether the system's authorities are in one file (and not only in a folder). */
+static bool has_bundle(const rvl_curl_api *curl) {
+  const curl_version_info_data *v = curl->version_info(CURLVERSION_NOW);
+  return v->age >= CURLVERSION_SEVENTH && v->cainfo != NULL;
+}
+
+/* For a connection that is handed over: there may be many, open for hours. */
+static CURLcode set_up_duplex(rvl_net *net, CURL *easy) {
+  const rvl_curl_api *curl = net->curl;
+  CURLcode err = CURLE_OK;
+  SET(CURLOPT_CONNECT_ONLY, 1L);
+  SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+  SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);   /* what TLS offers */
+  SET(CURLOPT_BUFFERSIZE, 1024L);
+  /*
+  ** libcurl keeps the authorities of a file for all connections, but reads those of a folder for each: 0.8 MB. Not all
+  ** TLS libraries know folders.
+  */
+  if (net->profile.ca_file != NULL || has_bundle(curl)) curl->easy_setopt(easy, CURLOPT_CAPATH, NULL);
+  return err;
+}
+
 static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   const rvl_curl_api *curl = net->curl;
   const rvl_request *r = &t->request;
@@ -436,10 +458,7 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   if (t->plain) {
     SET(CURLOPT_CONNECT_ONLY, 1L);
   } else if (r->duplex != NULL) {
-    SET(CURLOPT_CONNECT_ONLY, 1L);
-    SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
-    SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);   /* what TLS offers */
-    SET(CURLOPT_BUFFERSIZE, 1024L);                     /* there may be many, open for hours */
+    if (err == CURLE_OK) err = set_up_duplex(net, easy);
   } else if (r->stream_body) {
     SET(CURLOPT_UPLOAD, 1L);
     SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->stream_length);

@@ -141,7 +141,8 @@ describe("a process with WebSockets", function()
     end)
     teardown(function() os.remove(library) end)
 
-    for _, child in ipairs{"os.exit(0, true)", "ws:close() os.exit(0, true)", "ws = nil collectgarbage() os.exit(0, true)",
+    for _, child in ipairs{"os.exit(0, true)", "ws:close() os.exit(0, true)",
+      "ws = nil collectgarbage() os.exit(0, true)",
       "print(select(2, pcall(ws.receive, ws)).kind, select(2, pcall(ws.send, ws, 'x')).kind) os.exit(0, true)"} do
       it("keeps its own when the child ends by " .. child, function()
         local result = run(([[
