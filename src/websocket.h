@@ -79,7 +79,7 @@ rvl_bytes rvl_websocket_take(rvl_websocket *websocket);
 /* Throws the messages away that have not been taken. */
 void rvl_websocket_drop(rvl_websocket *websocket);
 
-/* Puts a message, a ping or a pong (at most 125 bytes) into `output`. CLOSED: after a close frame nothing may follow. */
+/* Puts a message, or a ping or pong of at most 125 bytes, into `output`. CLOSED: nothing may follow a close frame. */
 rvl_websocket_result rvl_websocket_send(rvl_websocket *websocket, rvl_websocket_kind kind, const char *data,
                                         size_t length);
 /* Puts a close frame there, the last one; code 0: without one. The reason has at most 123 bytes. */

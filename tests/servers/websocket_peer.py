@@ -8,7 +8,7 @@ Paths:
   /headers                the request's headers as JSON
   /fragments?n=&size=     a text of n pieces of `size` bytes each, one frame a piece, with a ping between
   /big?size=              one binary message
-  /many?n=                n messages "1", "2", …, then closes
+  /many?n=&size=          n messages "1", "2", … (with blanks up to that size), then closes
   /pings?n=               pings n times and waits for each pong, then says "answered"
   /close?code=&reason=    closes at once
   /leave?after=           echoes so many messages, then drops the connection without a close frame
@@ -69,7 +69,7 @@ async def big(ws, query):
 
 async def many(ws, query):
     for i in range(int(query["n"])):
-        await ws.send(str(i + 1))
+        await ws.send(str(i + 1).ljust(int(query.get("size", 0))))
 
 
 async def pings(ws, query):

@@ -196,6 +196,26 @@ describe("riverlua.websocket", function()
     assert.equal("through a file", ws:receive(5))
   end)
 
+  for _, listener in ipairs{"ws", "wss"} do
+    it("makes the server wait when nobody receives, and loses nothing, over " .. listener, function()
+      local ws <close> = websocket.connect(peer.url("/many?n=200&size=65000", listener),
+        {proxy = false, ca_file = peer.info.ca_file})
+      local other <close> = connect "/echo"
+      for _ = 1, 50 do   -- meanwhile more comes than is read ahead
+        other:send("x")
+        other:receive(5)
+      end
+      local count = 0
+      for text in ws:messages() do
+        count = count + 1
+        assert.equal(65000, #text)
+        assert.equal(count, tonumber(text))
+        if count % 16 == 0 then task.sleep(0) end
+      end
+      assert.same({200, 1000}, {count, ws.close_code})
+    end)
+  end
+
   describe("over TLS", function()
     local function connect_safely(path, options, listener)
       options.proxy = false
