@@ -95,7 +95,7 @@ end
 function structured.ask(gateway, body, options)
   errors.expect("ai", "schema", options.schema, "table")
   errors.expect("ai", "repair", options.repair, "boolean|nil")
-  local validator = schema.compile(options.schema)
+  local validator = schema.compile(options.schema, {decoded = true})
   if body.structured_output_schema == nil then body.structured_output_schema = options.schema end
   local answer = ask.whole(gateway, "ai", "/v1/ai", body, options)
   local problems, value = problems_of(validator, answer)

@@ -46,7 +46,7 @@ local function read_tools(given)
     errors.expect("run", ("tools.%s.description"):format(name), tool.description, "string|nil")
     local parameters = tool.parameters or {type = "object", properties = json.object{}}
     errors.expect("run", ("tools.%s.parameters"):format(name), parameters, "table")
-    known[name] = {fn = tool.fn, validator = schema.compile(parameters)}
+    known[name] = {fn = tool.fn, validator = schema.compile(parameters, {decoded = true})}
     list[i] = {type = "function", ["function"] = {name = name, description = tool.description, parameters = parameters,
       strict = tool.strict}}
   end

@@ -34,7 +34,7 @@ describe("docs/modelriver.md", function()
     local count = 0
     for flag in help:gmatch("\n%s+(%-%-[%l_]+)") do
       count = count + 1
-      assert.truthy(text:find("`" .. flag, 1, true), flag .. " is not described")
+      assert.truthy(text:find(flag, 1, true), flag .. " is not described")
     end
     assert.truthy(count >= 8)
   end)

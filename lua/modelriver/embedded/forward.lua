@@ -124,10 +124,10 @@ local function respond_streamed(run, provider, sink, progress)
   local res <close> = send(run, provider, true)
   check_status(res)
   if not (res.headers["content-type"] or ""):find("event%-stream") then
-    return outcome.of(check_body(res, res:text(16 * 1024 * 1024)), run.request, run.schema)
+    return outcome.of(check_body(res, res:text(16 * 1024 * 1024)), run.request, run.checked_schema)
   end
   local gathered = read_stream(res, sink, progress)
-  local schema = not gathered.calls and run.schema or nil
+  local schema = not gathered.calls and run.checked_schema or nil
   return outcome.of({content = table.concat(gathered.text), finish_reason = gathered.finish_reason,
     usage = gathered.usage}, run.request, schema)
 end
@@ -142,7 +142,7 @@ function forward.respond(run, provider, sink, progress)
   if sink then return respond_streamed(run, provider, sink, progress) end
   local res = send(run, provider, false)
   check_status(res)
-  return outcome.of(check_body(res, res.body), run.request, run.schema)
+  return outcome.of(check_body(res, res.body), run.request, run.checked_schema)
 end
 
 return forward

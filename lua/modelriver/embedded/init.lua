@@ -36,7 +36,8 @@ end
 --- with OpenAI's API); or `respond`, short for one provider; `schema` (JSON Schema of structured answers);
 --- `event_name` (event-driven: for async requests alone); `cache_fields` (paths such as "metadata.audience");
 --- `testing` = {sample =, delay_ms =} (test mode); `offline_fallback` (an answer that keeps to the schema is made up
---- when all providers fail); `webhook_url` ("embedded:<name>", or http).
+--- when all providers fail); `validate` = true (false: what does not keep to the schema is no failure of the provider,
+--- and reaches the one who asked); `webhook_url` ("embedded:<name>", or http).
 ---
 --- `context`: `text` of the last user message, `emit(piece)` streams a piece of the answer (what is returned as text
 --- after that is ignored), `attempt` (1 for the first provider), `workflow`, `provider`, `model`, `schema`, `stream`.

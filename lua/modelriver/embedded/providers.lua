@@ -79,7 +79,7 @@ local function respond(run, provider, index, sink, progress)
   end
   local context, emitted = context_of(run, provider, index, sink, progress)
   local value = provider.respond(decode(run.body), context)   -- a request of its own: it may change it
-  return outcome.of(value, run.request, run.schema, table.concat(emitted))
+  return outcome.of(value, run.request, run.checked_schema, table.concat(emitted))
 end
 
 -- One provider; returns its outcome, or nil and the failure.
@@ -168,6 +168,7 @@ end
 ---@return modelriver.embedded.Run
 function providers.new_run(fields)
   fields.schema = schemas.of(fields.workflow, fields.request)
+  fields.checked_schema = fields.workflow.validate and fields.schema or nil
   fields.started, fields.created, fields.attempts, fields.tries = task.now(), os.time(), {}, 0
   fields.id = "chatcmpl-" .. digest.hex(digest.random(12))
   return fields

@@ -28,14 +28,11 @@ end
 -- Those of workflows are asked for again and again.
 local compiled = setmetatable({}, {__mode = "k"})
 
--- The validator of a schema; nil when this riverlua has none.
-local function validator_of(schema)
-  if compiled[schema] then return compiled[schema] end
-  local loaded, module = pcall(require, "riverlua.schema")
-  if not loaded then return nil end
-  local ok, validator = pcall(module.compile, schema)
+local function validator_of(given)
+  if compiled[given] then return compiled[given] end
+  local ok, validator = pcall(require("riverlua.schema").compile, given, {decoded = true})
   if not ok then error(failure.new(400, "schema", "the schema itself is wrong: " .. tostring(validator)), 0) end
-  compiled[schema] = validator
+  compiled[given] = validator
   return validator
 end
 
@@ -43,9 +40,8 @@ end
 ---@param schema table|nil
 ---@param value any
 function schemas.check(schema, value)
-  local validator = schema and validator_of(schema)
-  if not validator then return end
-  local ok, problems = validator:validate(value)
+  if not schema then return end
+  local ok, problems = validator_of(schema):validate(value)
   if ok then return end
   local first = problems[1] or {}
   error(failure.new(422, "schema", ("the structured output does not keep to its schema: %s %s"):format(
@@ -65,9 +61,8 @@ end
 ---@param schema table|nil
 ---@return any
 function schemas.sample(schema)
-  local loaded, validator = pcall(require, "riverlua.schema")
-  if not schema or not loaded then return nil end
-  local ok, value = pcall(validator.sample, schema)
+  if not schema then return nil end
+  local ok, value = pcall(require("riverlua.schema").sample, schema)
   if ok then return value end
   return nil
 end

@@ -5,7 +5,8 @@ local errors = require "riverlua.errors"
 local workflow = {}
 
 local SPEC = {providers = "table", respond = "callable", schema = "table", event_name = "string",
-  cache_fields = "table", testing = "table", offline_fallback = "boolean", webhook_url = "string"}
+  cache_fields = "table", testing = "table", offline_fallback = "boolean", webhook_url = "string",
+  validate = "boolean"}
 local PROVIDER = {provider = "string", model = "string", respond = "callable|table", forward = "table",
   timeout = "number"}
 local FORWARD = {base_url = "string", api_key = "string", model = "string", headers = "table"}
@@ -27,6 +28,7 @@ local TESTING = {sample = true, delay_ms = true}
 ---@field testing {sample: any, delay_ms: number}|nil
 ---@field offline_fallback boolean
 ---@field webhook_url string|nil
+---@field validate boolean whether answers must keep to the schema
 
 local function fail(where, text, hint)
   errors.raise{kind = "argument", message = where .. ": " .. text, hint = hint}
@@ -109,8 +111,7 @@ local function check_testing(where, given)
 end
 
 local function check_schema(given)
-  local ok, schema = pcall(require, "riverlua.schema")
-  if given and ok then schema.compile(given) end
+  if given then require("riverlua.schema").compile(given) end
   return given
 end
 
@@ -131,7 +132,7 @@ function workflow.check(name, spec)
     name = name, providers = check_providers(where, name, spec), schema = check_schema(spec.schema),
     event_name = spec.event_name, cache_fields = check_cache_fields(where, spec.cache_fields),
     testing = check_testing(where, spec.testing), offline_fallback = spec.offline_fallback == true,
-    webhook_url = spec.webhook_url,
+    webhook_url = spec.webhook_url, validate = spec.validate ~= false,
   }
 end
 
