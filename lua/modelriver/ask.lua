@@ -6,10 +6,15 @@ local stream = require "modelriver.stream"
 
 local ask = {}
 
+local AI = "/v1/ai"
+
 -- What Gateway:post wants to know, from the options of a call.
 local function call_of(what, path, body, options)
-  return {what = what, path = path, body = body, workflow = body.workflow or body.model, timeout = options.timeout,
-    retries = options.retries, headers = options.headers}
+  local workflow = body.workflow
+  -- the OpenAI-compatible endpoint has the workflow's name in this place
+  if path ~= AI then workflow = body.model end
+  return {what = what, path = path, body = body, workflow = type(workflow) == "string" and workflow or nil,
+    model = body.model, timeout = options.timeout, retries = options.retries, headers = options.headers}
 end
 
 --- Sends a request whose answer comes in one piece.
@@ -41,7 +46,8 @@ function ask.object(gateway, call)
     if res.body == nil or res.body:find("^%s*$") then return {} end
     local ok, value = pcall(failure.decode, res.body)
     if ok and type(value) == "table" then return value end
-    error(failure.unreadable(call, res.body, "the answer is no JSON object", {status = res.status, tries = tries}), 0)
+    error(failure.unreadable(call, res.body, ok and "the answer is no JSON object"
+      or failure.why_not_json(call, res.body, value), {res = res, tries = tries}), 0)
   end))
 end
 

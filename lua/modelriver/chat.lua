@@ -34,9 +34,12 @@ function Completions:create(given)
     errors.raise{kind = "argument", message = what .. ": 'model' is missing",
       hint = "the name of a workflow, or of a model on other servers"}
   end
+  if body.messages == nil then
+    errors.raise{kind = "argument", message = what .. ": 'messages' is missing",
+      hint = "write messages = {modelriver.user(text)}"}
+  end
   request.check(what, body)
-  body = request.with_lists(body)
-  if body.stream then
+  if body.stream == true then
     return ask.streamed(self.gateway, what, PATH, body, options, true)
   end
   local answer = ask.whole(self.gateway, what, PATH, body, options)

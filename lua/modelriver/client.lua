@@ -66,7 +66,8 @@ end
 --- on untouched, and so are names it does not know (cache fields of the workflow).
 --- Options, which are not sent: `schema` (a JSON Schema: the answer's `data` is checked against it; see
 --- modelriver.structured) and `repair`; `timeout` (seconds, or {connect =, first_byte =, idle =, total =}),
---- `retries`, `headers`, `idempotency_key`, `extra` (fields of any name).
+--- `retries`, `headers`, `idempotency_key` (true, or a text of yours: the service may know a request by it that it gets
+--- twice; ModelRiver does not document one), `extra` (fields of any name).
 ---
 --- Raises kinds "argument", "auth", "permission", "not_found", "invalid_request", "rate_limit", "server", "provider"
 --- (status 200, but all providers failed: `attempts` tells how), "schema", "protocol", "timeout", "connect", "dns",
@@ -78,7 +79,7 @@ end
 function Client:ai(given, text, more)
   check_self(self, "ai")
   local body, options = request.read("ai", given, text, more, {schema = true, repair = true})
-  if body.stream then
+  if body.stream == true then
     errors.raise{kind = "argument", message = "ai: 'stream' is for client:stream, whose answer is an iterator",
       hint = "write client:stream{…}"}
   end
@@ -104,13 +105,13 @@ function Client:stream(given, text, more)
   return ask.streamed(self.gateway, "stream", "/v1/ai", body, options)
 end
 
---- Counts: `requests`, `connections`, `retries` … of the connections, and `slowed`: pauses after 429.
+--- Counts: `requests`, `connections` … of the connections; `retries`: requests sent again; `slowed`: answers with 429.
 ---@return table
 function Client:stats()
   check_self(self, "stats")
   local transport = self.gateway.transport
   local stats = transport.stats and transport:stats() or {}
-  stats.slowed = self.gateway.slowed
+  stats.slowed, stats.retries = self.gateway.slowed, self.gateway.retried
   return stats
 end
 
@@ -128,8 +129,9 @@ end
 --- Makes a client.
 ---
 --- Options:
---- `api_key`: default MODELRIVER_API_KEY; `base_url`: default MODELRIVER_API_URL or "https://api.modelriver.com";
---- "embedded:" is the gateway inside this process, any other address an OpenAI-compatible server;
+--- `api_key`: default MODELRIVER_API_KEY, which goes to whatever server `base_url` names; false: none;
+--- `base_url`: default MODELRIVER_API_URL or "https://api.modelriver.com"; "embedded:" is the gateway inside this
+--- process, any other address an OpenAI-compatible server;
 --- `timeout`: seconds in all, or {connect = 10, first_byte = 300, idle = 60, total = 300} (streams: first_byte = 120,
 --- no total), false: none;
 --- `retries` = 2: how often a request is sent again where that is safe: after 429, 503, 408, other 5xx and lost
@@ -149,6 +151,7 @@ function client.new(options)
   errors.expect("modelriver.Client", "options", options, "table")
   errors.check_options("modelriver.Client", options, OPTIONS)
   errors.expect("modelriver.Client", "project_id", options.project_id, "string|nil")
+  errors.expect("modelriver.Client", "allow_insecure_ws", options.allow_insecure_ws, "boolean|nil")
   local self = setmetatable({project_id = options.project_id, allow_insecure_ws = options.allow_insecure_ws == true},
     Client)
   rawset(self, "gateway", gateway.new(options))

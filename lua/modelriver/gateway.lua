@@ -3,20 +3,17 @@
 local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
 local failure = require "modelriver.failure"
+local lists = require "modelriver.lists"
+local options_of = require "modelriver.options"
 local task = require "riverlua.task"
 local transport = require "riverlua.transport"
 local url = require "riverlua.url"
 
 local gateway = {}
 
-gateway.DEFAULT_BASE = "https://api.modelriver.com"
-
 local LONGEST_RETRY_AFTER = 60
 local FIRST_DELAY, LONGEST_DELAY, JITTER = 0.5, 8, 0.25
--- A request is answered when the model is done, so the first byte of a whole answer may take as long as all of it.
-local TIMEOUTS = {connect = 10, first_byte = 300, idle = 60, total = 300}
-local STREAM_TIMEOUTS = {connect = 10, first_byte = 120, idle = 60, total = 0}
-
+local SHORTEST_SECRET = 6
 -- What may be sent again, by purpose. `failed`: after a status that says the server tried; `unanswered`: when nobody
 -- knows whether it acted on the request. Refusals (429, 503) and unsent requests are always sent again.
 local POLICIES = {
@@ -33,89 +30,6 @@ local Gateway = {}
 Gateway.__index = Gateway
 Gateway.__name = "modelriver.Gateway"
 
-local function fail(message, hint)
-  errors.raise{kind = "argument", message = "modelriver.Client: " .. message, hint = hint}
-end
-
-local function read_base(given)
-  local default = os.getenv("MODELRIVER_API_URL")
-  if default == nil or default == "" then default = gateway.DEFAULT_BASE end
-  local base = errors.expect("modelriver.Client", "base_url", given or default, "string")
-  base = base:match("^%s*(.-)[/%s]*$")
-  if base:find("^embedded:") then return base end
-  if not base:lower():find("^https?://[^/]") then
-    -- said without the text itself: it could carry a password
-    fail("base_url must start with http:// or https://, or be embedded:", "such as " .. gateway.DEFAULT_BASE)
-  end
-  if base:find("[%s?#]") then fail("base_url may have no query, fragment or spaces") end
-  return (base:gsub("/v1$", ""))   -- as OpenAI's libraries want it
-end
-
-local function read_key(given, base)
-  local key = given
-  if key == nil and base:find("^embedded:") == nil then key = os.getenv("MODELRIVER_API_KEY") end
-  if key == nil or key == "" then
-    if base == gateway.DEFAULT_BASE then
-      fail("there is no API key", "set MODELRIVER_API_KEY or pass api_key; base_url = \"embedded:\" needs none")
-    end
-    return nil
-  end
-  errors.expect("modelriver.Client", "api_key", key, "string")
-  key = key:match("^%s*(.-)%s*$")   -- files end with a line break
-  if key == "" or key:find("[%s%c]") then fail("api_key has spaces or control characters in it") end
-  return key
-end
-
-local function read_retries(given)
-  local retries = given == nil and 2 or given == false and 0 or given
-  errors.expect("modelriver.Client", "retries", retries, "integer")
-  if retries < 0 or retries > 20 then fail("retries must be between 0 and 20") end
-  return retries
-end
-
--- Seconds or a table of seconds over `base`; `where` is for messages.
-local function read_timeouts(where, given, base)
-  if given == nil then return base end
-  if given == false then return {connect = 0, first_byte = 0, idle = 0, total = 0} end
-  if type(given) == "number" then
-    given = {total = given, first_byte = math.max(given, base.first_byte)}
-  end
-  errors.expect(where, "timeout", given, "table|number")
-  errors.check_options(where .. ": timeout", given, base)
-  local out = {}
-  for name, fallback in pairs(base) do
-    local value = given[name]
-    if value == nil then value = fallback elseif value == false then value = 0 end
-    if type(value) ~= "number" or value < 0 or value ~= value then
-      errors.raise{kind = "argument",
-        message = ("%s: timeout.%s must be a number of seconds or false"):format(where, name)}
-    end
-    out[name] = value
-  end
-  return out
-end
-
-local function read_trace(given)
-  if given == nil or given == false then return nil end
-  if given == true then
-    return function(event)
-      local outcome = event.status and event.error and ("%d %s"):format(event.status, event.error)
-      io.stderr:write(("modelriver: %s %s %s in %.0f ms%s%s\n"):format(event.method, event.url,
-        outcome or event.status or event.error, event.seconds * 1000, event.tries > 1 and (", try %d"):format(event.tries) or "",
-        event.wait and (", again in %.2g s"):format(event.wait) or ""))
-    end
-  end
-  return errors.expect("modelriver.Client", "trace", given, "callable")
-end
-
-local function http_options(options)
-  local http = {retries = 0}   -- they are made here, by the API's own rules
-  for name, value in pairs(errors.expect("modelriver.Client", "http", options.http or {}, "table")) do
-    http[name] = value
-  end
-  return http
-end
-
 local function open_transport(base, http, options)
   local custom = options.transport
   if custom ~= nil then
@@ -129,25 +43,30 @@ local function open_transport(base, http, options)
   return transport.open("modelriver", base, http, service)
 end
 
+-- Takes a key out of texts. What people give servers that want none ("none", "x") is no secret but a common word.
+local function scrubber(key)
+  if not key or #key < SHORTEST_SECRET then return function(text) return text end end
+  local pattern = key:gsub("%p", "%%%0")
+  return function(text) return (text:gsub(pattern, "***")) end
+end
+
 --- Internal: reads the options that concern sending.
 ---@param options table those of modelriver.Client
 ---@return modelriver.Gateway
 function gateway.new(options)
-  local base, http = read_base(options.base_url), http_options(options)
-  local key = read_key(options.api_key, base)
+  local base, http = options_of.base(options.base_url), options_of.http(options)
+  local key = options_of.key(options.api_key, base)
+  local timeouts, stream_timeouts = options_of.client_timeouts(options.timeout)
   local self = setmetatable({
-    base_url = base, retries = read_retries(options.retries), trace = read_trace(options.trace),
-    resend = options.resend ~= false, retry_async = options.retry_async == true,
-    retry_provider = options.retry_provider == true, paused_until = 0, slowed = 0,
-    timeouts = read_timeouts("modelriver.Client", options.timeout, TIMEOUTS),
-    stream_timeouts = read_timeouts("modelriver.Client", options.timeout, STREAM_TIMEOUTS),
+    base_url = base, retries = options_of.retries("modelriver.Client", options.retries),
+    trace = options_of.trace(options.trace), resend = options_of.flag(options, "resend", true),
+    retry_async = options_of.flag(options, "retry_async", false),
+    retry_provider = options_of.flag(options, "retry_provider", false),
+    paused_until = 0, slowed = 0, retried = 0, first_delay = FIRST_DELAY,
+    timeouts = timeouts, stream_timeouts = stream_timeouts, scrub = scrubber(key),
     usage = require("modelriver.usage").new(options.prices), others = {}, http = http,
     transport = open_transport(base, http, options),
   }, Gateway)
-  local pattern = key and key:gsub("%p", "%%%0")
-  function self.scrub(text)
-    return pattern and (text:gsub(pattern, "***")) or text
-  end
   local bearer = key and "Bearer " .. key
   self.headers = {Accept = "application/json", Authorization = bearer}
   self.stream_headers = {Accept = "text/event-stream", Authorization = bearer}
@@ -173,25 +92,40 @@ end
 -- Random enough to keep clients apart, and not math.random: scripts seed that.
 local function jitter() return 1 - JITTER * (digest.random(1):byte() / 255) end
 
-local function back_off(tries) return math.min(FIRST_DELAY * 2 ^ (tries - 1), LONGEST_DELAY) * jitter() end
+local function back_off(self, tries)
+  return math.min(self.first_delay * 2 ^ (tries - 1), LONGEST_DELAY) * jitter()
+end
+
+-- Whether an answer allows that the request is sent again. The service's own word counts most.
+local function after_status(self, policy, err)
+  if err.kind == "protocol" or not err.retryable then return false end
+  local asked = err.headers and err.headers["x-should-retry"]
+  return asked == "true" or err.status == 429 or err.status == 503 or policy.failed
+    or policy == POLICIES.async and self.retry_async
+end
+
+-- The same when no answer came.
+local function unanswered(self, policy, err)
+  local before = err.kind == "dns" or err.kind == "timeout" and err.phase == "connect"
+  if err.sent == false or before then return before or err.kind == "connect" end
+  local broken = err.kind == "connect" or err.kind == "protocol" or err.kind == "timeout" and err.phase ~= "total"
+  return broken and (policy.unanswered and self.resend or policy == POLICIES.async and self.retry_async)
+end
 
 -- Seconds before the request may be sent again, or nil.
 local function wait_before_retry(self, policy, err, tries)
   local again
-  if err.status then
-    if err.kind == "protocol" then return nil end
-    local refused = err.status == 429 or err.status == 503
-    again = err.retryable and (refused or policy.failed or policy == POLICIES.async and self.retry_async)
-  elseif err.sent == false or err.kind == "dns" then
-    again = err.kind == "dns" or err.kind == "connect" or err.kind == "timeout" and err.phase == "connect"
+  if err.kind == "provider" then
+    again = self.retry_provider and err.retryable
+  elseif err.status then
+    again = after_status(self, policy, err)
   else
-    local broken = err.kind == "connect" or err.kind == "protocol" or err.kind == "timeout" and err.phase ~= "total"
-    again = broken and (policy.unanswered and self.resend or policy == POLICIES.async and self.retry_async)
+    again = unanswered(self, policy, err)
   end
   if not again then return nil end
   local asked = err.retry_after
   if asked then return asked <= LONGEST_RETRY_AFTER and asked or nil end
-  return back_off(tries)
+  return back_off(self, tries)
 end
 
 local function tell(self, call, started, tries, outcome, wait)
@@ -201,13 +135,25 @@ local function tell(self, call, started, tries, outcome, wait)
     request_id = outcome.request_id or (outcome.headers and failure.request_id(outcome.headers))}
 end
 
--- A server that says "too many requests" says it to all tasks of the client.
-local function wait_for_pause(self)
-  while self.paused_until > task.now() do task.sleep(self.paused_until - task.now()) end
+-- A server that says "too many requests" says it to all tasks of the client. One that cannot wait so long is told.
+local function wait_for_pause(self, call, deadline, tries)
+  while self.paused_until > task.now() do
+    local left = self.paused_until - task.now()
+    if deadline and task.now() + left >= deadline then
+      errors.raise{kind = "rate_limit", retryable = true, retry_after = left, tries = tries, workflow = call.workflow,
+        url = call.url, method = "POST", sent = false,
+        message = ("%snot sent: the service asked this client to wait, for %.3g s still"):format(failure.place_of(call),
+          left), hint = "the call's timeout is shorter than that"}
+    end
+    task.sleep(left)
+  end
 end
 
-local PASSED_ON = {cancelled = true, interrupted = true, argument = true, closed = true, json = true, deadlock = true,
-  replay = true}
+-- What no service can be blamed for.
+local PASSED_ON = {cancelled = true, interrupted = true, argument = true, closed = true, deadlock = true,
+  replay = true, memory = true}
+
+local function is_passed_on(err) return not errors.is(err) or PASSED_ON[err.kind] == true end
 
 local function attempt(self, call, req, tries)
   local transport_used = call.transport or self:check_open()
@@ -218,20 +164,32 @@ local function attempt(self, call, req, tries)
     res:close()
     return nil, err
   end
-  if not errors.is(res) or PASSED_ON[res.kind] then error(res, 0) end
+  if is_passed_on(res) then error(res, 0) end
+  if res.kind == "json" then   -- what the user wrote has no place in JSON
+    errors.raise{kind = "argument", cause = res,
+      message = ("%sthe request cannot be sent as JSON: %s"):format(failure.place_of(call), res.message)}
+  end
   return nil, failure.from_transport(call, res, tries)
+end
+
+-- Headers of the call in place of the usual ones; names differ in more than their case.
+local function merged(headers, own)
+  local all, lower = {}, {}
+  for name, value in pairs(own) do
+    all[name] = value
+    lower[name:lower()] = true
+  end
+  for name, value in pairs(headers) do
+    if not lower[name:lower()] then all[name] = value end
+  end
+  return all
 end
 
 local function request_of(self, call)
   local headers = call.stream and self.stream_headers or self.headers
   if call.keyless then headers = self.plain_headers end
-  if call.headers then
-    local all = {}
-    for name, value in pairs(headers) do all[name] = value end
-    for name, value in pairs(call.headers) do all[name] = value end
-    headers = all
-  end
-  return {method = "POST", path = call.path, headers = headers, json = call.body, stream = call.stream,
+  if call.headers then headers = merged(headers, call.headers) end
+  return {method = "POST", path = call.path, headers = headers, json = lists.marked(call.body), stream = call.stream,
     idempotent = false}
 end
 
@@ -241,42 +199,37 @@ local function try(self, call, req, accept, tries)
   if err or not accept then return res, err, res end
   local ok, value = pcall(accept, res, tries)
   if ok then return value, nil, res end
-  if not errors.is(value, "provider") then error(value, 0) end
+  if is_passed_on(value) then error(value, 0) end
   return nil, value, res
 end
 
 -- Seconds before the next try, or nil: there is none.
 local function next_wait(self, policy, err, tries, deadline)
-  local wait
-  if err.kind ~= "provider" then
-    wait = wait_before_retry(self, policy, err, tries)
-  elseif self.retry_provider and err.retryable then
-    wait = back_off(tries)
-  end
+  local wait = wait_before_retry(self, policy, err, tries)
   if wait and deadline and task.now() + wait >= deadline then return nil end
   return wait
 end
 
--- Waits before the next try. What one request is told about too many requests holds for all of the client.
-local function pause(self, err, wait)
-  if err.kind == "rate_limit" then
-    self.paused_until = math.max(self.paused_until, task.now() + wait)
-    self.slowed = self.slowed + 1
-  else
-    task.sleep(wait)
+-- What one request is told about too many requests holds for all of the client, also when that request gives up;
+-- but a caller who wants no retries makes up his own mind.
+local function note_limit(self, err, tries, retries)
+  self.slowed = self.slowed + 1
+  local asked = err.retry_after or back_off(self, tries)
+  if retries > 0 and asked <= LONGEST_RETRY_AFTER then
+    self.paused_until = math.max(self.paused_until, task.now() + asked)
   end
 end
 
 --- The deadlines of a call, in seconds; 0: none.
 ---@return { connect: number, first_byte: number, idle: number, total: number }
 function Gateway:limits(call)
-  return read_timeouts(call.what, call.timeout, call.stream and self.stream_timeouts or self.timeouts)
+  return options_of.timeouts(call.what, call.timeout, call.stream and self.stream_timeouts or self.timeouts)
 end
 
 --- How often a call may be sent again.
 ---@return integer
 function Gateway:retries_of(call)
-  return call.retries == nil and self.retries or read_retries(call.retries)
+  return call.retries == nil and self.retries or options_of.retries(call.what, call.retries)
 end
 
 --- Sends a request until it is answered with success, the policy forbids another try, or the time is up.
@@ -293,10 +246,11 @@ function Gateway:post(call, accept)
   local policy = POLICIES[call.policy or "sync"]
   local retries, limits = self:retries_of(call), self:limits(call)
   local deadline = limits.total > 0 and task.now() + limits.total or nil
+  call.total = limits.total
   local req = request_of(self, call)
   local tries = 0
   while true do
-    wait_for_pause(self)
+    wait_for_pause(self, call, deadline, tries)
     tries = tries + 1
     req.timeout = {connect = limits.connect, first_byte = limits.first_byte, idle = limits.idle,
       total = deadline and math.max(0.001, deadline - task.now()) or 0}
@@ -305,8 +259,11 @@ function Gateway:post(call, accept)
     local wait = err and tries <= retries and next_wait(self, policy, err, tries, deadline) or nil
     tell(self, call, started, tries, err or res, wait)
     if not err then return value, tries end
+    local limited = err.kind == "rate_limit"
+    if limited then note_limit(self, err, tries, retries) end
     if not wait then error(err, 0) end
-    pause(self, err, wait)
+    self.retried = self.retried + 1
+    if not limited then task.sleep(wait) end   -- else wait_for_pause does
   end
 end
 

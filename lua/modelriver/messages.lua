@@ -6,22 +6,33 @@ local errors = require "riverlua.errors"
 local messages = {}
 
 local LONGEST_IMAGE = 20 * 1024 * 1024
+local LONGEST_DATA_URL = LONGEST_IMAGE // 3 * 4 + 100
+local LONGEST_PATH = 4096
+
+-- One part of a message: texts become parts.
+local function part_of(what, name, value)
+  if type(value) == "string" then return messages.text(value) end
+  errors.expect(what, name, value, "string|table")
+  if value.role ~= nil then
+    errors.raise{kind = "argument", message = ("%s: '%s' is a message already"):format(what, name),
+      hint = "a message is made of texts and parts such as modelriver.image(…)"}
+  end
+  return value
+end
 
 local function content_of(what, ...)
-  local count = select("#", ...)
-  if count == 1 then
-    local only = ...
-    if type(only) == "string" then return only end
-    errors.expect(what, "content", only, "string|table")
-    return only.type and {only} or only
-  end
   local parts = {...}
-  for i = 1, count do
-    errors.expect(what, ("part %d"):format(i), parts[i], "string|table")
-    if type(parts[i]) == "string" then parts[i] = messages.text(parts[i]) end
-  end
+  local count = select("#", ...)
+  if count <= 1 and type(parts[1]) == "string" then return parts[1] end
   if count == 0 then errors.expect(what, "content", nil, "string|table") end
-  return parts
+  -- a list of parts is as good as the parts
+  if count == 1 and type(parts[1]) == "table" and parts[1].type == nil and parts[1].role == nil then
+    parts, count = parts[1], #parts[1]
+    if count == 0 then errors.raise{kind = "argument", message = what .. ": the list of parts is empty"} end
+  end
+  local content = {}
+  for i = 1, count do content[i] = part_of(what, count == 1 and "content" or ("part %d"):format(i), parts[i]) end
+  return content
 end
 
 --- A message of the user's: of a text, or of texts and images.
@@ -77,9 +88,29 @@ local function read_image(path)
   end
   local bytes, why = file:read(LONGEST_IMAGE + 1)
   file:close()
-  if why then errors.raise{kind = "argument", message = "modelriver.image: cannot read the file: " .. why} end
-  if bytes and #bytes > LONGEST_IMAGE then too_large(#bytes) end
+  if why then
+    errors.raise{kind = "argument", message = ("modelriver.image: cannot read the file: %s: %s"):format(path, why)}
+  end
   return bytes or ""
+end
+
+-- Whether a text is the name of a file, and not what is in one.
+local function is_path(source)
+  return type_of(source) == nil and #source < LONGEST_PATH and not source:find("%c") and not source:find("^%s*<")
+    and utf8.len(source) ~= nil
+end
+
+local function data_url(source, given)
+  local named = is_path(source) and source
+  local bytes = named and read_image(named) or source
+  if #bytes > LONGEST_IMAGE then too_large(#bytes) end
+  local kind = given or type_of(bytes)
+  if not kind then
+    errors.raise{kind = "argument", hint = "name the media type: {type = \"image/…\"}",
+      message = ("modelriver.image: %s not the bytes of a PNG, JPEG, GIF or WebP"):format(named
+        and ("'%s' has"):format(named) or "these are")}
+  end
+  return ("data:%s;base64,%s"):format(kind, digest.to_base64(bytes))
 end
 
 --- A part of a message that is an image.
@@ -89,20 +120,22 @@ end
 ---@return table part
 function messages.image(source, options)
   errors.expect("modelriver.image", "source", source, "string")
-  options = options or {}
+  options = options == nil and {} or errors.expect("modelriver.image", "options", options, "table")
   errors.check_options("modelriver.image", options, {detail = true, type = true})
-  errors.expect("modelriver.image", "type", options.type, "string|nil")
+  errors.expect("modelriver.image", "detail", options.detail, "string|nil")
+  local kind = errors.expect("modelriver.image", "type", options.type, "string|nil")
+  if kind and not kind:find("^image/[%w.+-]+$") then
+    errors.raise{kind = "argument", message = "modelriver.image: 'type' must be a media type such as \"image/png\""}
+  end
+  local scheme = source:sub(1, 8):lower():match("^(%a+):")
   local address = source
-  if not source:find("^https?://") and not source:find("^data:") then
-    local is_path = type_of(source) == nil and #source < 4096 and not source:find("%z")
-    local bytes = is_path and read_image(source) or source
-    if #bytes > LONGEST_IMAGE then too_large(#bytes) end
-    local kind = options.type or type_of(bytes)
-    if not kind then
-      errors.raise{kind = "argument", message = "modelriver.image: these are not the bytes of a PNG, JPEG, GIF or WebP",
-        hint = "name the media type: {type = \"image/…\"}"}
+  if scheme == "data" then
+    if not source:lower():find("^data:image/[%w.+-]+[;,]") then
+      errors.raise{kind = "argument", message = "modelriver.image: the data: URL is not one of an image"}
     end
-    address = ("data:%s;base64,%s"):format(kind, digest.to_base64(bytes))
+    if #source > LONGEST_DATA_URL then too_large(#source) end
+  elseif not (scheme == "http" or scheme == "https") then
+    address = data_url(source, kind)
   end
   return {type = "image_url", image_url = {url = address, detail = options.detail}}
 end

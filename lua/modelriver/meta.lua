@@ -39,16 +39,23 @@ local function table_of(...)
   return nil
 end
 
-local function sum(a, b) return (type(a) == "number" and type(b) == "number") and a + b or nil end
+-- The first of them that is a number.
+local function number_of(...)
+  for i = 1, select("#", ...) do
+    local value = select(i, ...)
+    if type(value) == "number" then return value end
+  end
+  return nil
+end
 
 --- Token counts in OpenAI's names, from OpenAI's, Anthropic's or a webhook's; nil when there are none.
 ---@param raw any
 ---@return modelriver.Usage|nil
 function meta.usage(raw)
   if type(raw) ~= "table" then return nil end
-  local prompt = raw.prompt_tokens or raw.input_tokens or raw.prompt
-  local completion = raw.completion_tokens or raw.output_tokens or raw.completion
-  local total = raw.total_tokens or raw.total or sum(prompt, completion)
+  local prompt = number_of(raw.prompt_tokens, raw.input_tokens, raw.prompt)
+  local completion = number_of(raw.completion_tokens, raw.output_tokens, raw.completion)
+  local total = number_of(raw.total_tokens, raw.total) or prompt and completion and prompt + completion
   if prompt == nil and completion == nil and total == nil then return nil end
   return {prompt_tokens = prompt, completion_tokens = completion, total_tokens = total}
 end
@@ -76,12 +83,14 @@ end
 ---@return modelriver.Meta
 function meta.normal(raw)
   raw = type(raw) == "table" and raw or {}
+  local provider, model = raw.used_provider or raw.provider, raw.used_model or raw.model
   return {
-    provider = raw.used_provider or raw.provider, model = raw.used_model or raw.model, workflow = raw.workflow,
+    provider = provider, model = model, workflow = raw.workflow,
     duration_ms = raw.duration_ms, usage = meta.usage(table_of(raw.usage, raw.tokens)),
     attempts = meta.attempts(raw.attempts), status = raw.status, http_status = raw.http_status,
     requested_provider = raw.requested_provider, requested_model = raw.requested_model,
-    offline_fallback = raw.offline_fallback == true, test_mode = raw.test_mode == true,
+    offline_fallback = raw.offline_fallback == true,
+    test_mode = raw.test_mode == true or provider == "Testing" and model == "test-mode",
     structured_output = raw.structured_output == true,
   }
 end

@@ -3,7 +3,6 @@
 -- Shapes: the provider's own body with `X-ModelRiver-*` headers (OpenAI's or Anthropic's form), the wrapped envelope
 -- `{data, customer_data, meta, backups}`, test mode, and the payloads of jobs and webhooks.
 
-local errors = require "riverlua.errors"
 local failure = require "modelriver.failure"
 local json = require "riverlua.json"
 local meta = require "modelriver.meta"
@@ -16,7 +15,8 @@ local response = {}
 ---@field arguments string JSON, as the model wrote it
 
 ---@class modelriver.Response
----@field data any the structured object when there is one; else what the provider sent
+---@field data any the structured object when there is one (also as the whole text of a raw answer); else the
+---provider's body
 ---@field customer_data table cache fields: path → value
 ---@field meta modelriver.Meta
 ---@field usage modelriver.Usage|nil
@@ -61,7 +61,12 @@ local function openai_tool_calls(message)
   for _, call in ipairs(type(message.tool_calls) == "table" and message.tool_calls or {}) do
     local described = type(call) == "table" and call["function"]
     if type(described) == "table" then
-      calls[#calls + 1] = {id = call.id, name = described.name, arguments = described.arguments or "{}"}
+      local arguments = described.arguments
+      -- some servers send the object itself
+      if type(arguments) ~= "string" then
+        arguments = encode(type(arguments) == "table" and arguments or json.object{})
+      end
+      calls[#calls + 1] = {id = call.id, name = described.name, arguments = arguments}
     end
   end
   return calls
@@ -87,8 +92,9 @@ local function read_openai(body)
   local choice = type(body.choices) == "table" and body.choices[1]
   if type(choice) ~= "table" then return nil end
   local message = type(choice.message) == "table" and choice.message or nil
+  local refusal = message and message.refusal
   return {message = message, text = message and content_text(message.content) or content_text(choice.text),
-    refusal = message and message.refusal, tool_calls = message and openai_tool_calls(message) or {},
+    refusal = type(refusal) == "string" and refusal or nil, tool_calls = message and openai_tool_calls(message) or {},
     finish_reason = choice.finish_reason}
 end
 
@@ -98,16 +104,22 @@ local function read_provider(body)
   return read_openai(body) or is_anthropic(body) and read_anthropic(body) or nil
 end
 
+-- By its looks, whatever format was asked for; of `data` that is null there is nothing left to see.
 local function is_wrapped(body)
-  return type(body.meta) == "table"
-    and (body.data ~= nil or body.error ~= nil or body.meta.status ~= nil or body.customer_data ~= nil)
+  if type(body.meta) ~= "table" then return false end
+  if body.data ~= nil then return true end
+  return body.choices == nil and body.content == nil
+    and (body.error ~= nil or body.meta.status ~= nil or body.customer_data ~= nil or body.cached_data ~= nil)
 end
 
 --- Whether a decoded body says that the request failed, whatever the status.
 ---@param body table
 ---@return boolean
 function response.is_failure(body)
-  return type(body.error) == "table" or type(body.meta) == "table" and body.meta.status == "error"
+  local told = body.error
+  if type(told) == "table" or type(body.meta) == "table" and body.meta.status == "error" then return true end
+  -- as other servers tell it
+  return type(told) == "string" and told ~= "" and body.choices == nil and body.data == nil
 end
 
 local function whole_number(text) return text and math.tointeger(tonumber(text)) or tonumber(text) end
@@ -120,7 +132,9 @@ local function meta_of_headers(body, headers)
     workflow = headers["x-modelriver-workflow"], duration_ms = whole_number(headers["x-modelriver-duration-ms"]),
     usage = body.usage, status = "success", offline_fallback = headers["x-modelriver-offline-fallback"] == "true"}
   normal.attempt_count = attempts
-  if attempts == 1 then normal.attempts = {{provider = provider, model = normal.model, status = "success"}} end
+  if attempts == 1 and not normal.offline_fallback then
+    normal.attempts = {{provider = provider, model = normal.model, status = "success"}}
+  end
   return normal
 end
 
@@ -135,18 +149,22 @@ local function wants_object(sent)
   return sent.structured_output_schema ~= nil or type(format) == "table" and format.type ~= "text"
 end
 
--- The structured object inside the text of a raw answer, when one was asked for.
-local function object_in(text, sent)
-  if not wants_object(sent) then return nil end
+-- The structured object that an answer's text amounts to. It need not have been asked for: the schema may be the
+-- workflow's own.
+local function object_in(self, text)
+  if type(text) ~= "string" or not text:find("^%s*{.*}%s*$") then return nil end
   local value = decoded_or_nil(text)
-  return type(value) == "table" and value or nil
+  if type(value) ~= "table" then return nil end
+  if wants_object(self._sent) then self.meta.structured_output = true end
+  return value
 end
+
+local function table_or(value, default) return type(value) == "table" and value or default end
 
 local function finish(self)
   self.usage, self.attempts = self.meta.usage, self.meta.attempts
   self.offline_fallback, self.test_mode = self.meta.offline_fallback, self.meta.test_mode
-  self.customer_data = self.customer_data or {}
-  self.backups = self.backups or {}
+  self.customer_data, self.backups = table_or(self.customer_data, {}), table_or(self.backups, {})
   self.tool_calls = self.tool_calls or {}
   return setmetatable(self, Response)
 end
@@ -159,12 +177,12 @@ end
 local function from_wrapped(self, body)
   self.meta = meta.normal(body.meta)
   self.customer_data = body.customer_data or body.cached_data
-  self.backups = type(body.backups) == "table" and body.backups or nil
+  self.backups = body.backups
   local said = read_provider(body.data)
   if said then
     take_provider(self, said)
     self.meta.usage = self.meta.usage or meta.usage(body.data.usage)
-    self.data = object_in(said.text, self._sent) or body.data
+    self.data = object_in(self, said.text) or body.data
   else
     self.data = body.data
     if type(body.data) == "string" then self._text = body.data end
@@ -177,12 +195,10 @@ local function from_raw(self, body)
   local headers = self.headers
   self.meta = meta_of_headers(body, headers)
   local cached = decoded_or_nil(headers["x-modelriver-cached-data"])
-  self.customer_data = type(cached) == "table" and cached or nil
+  self.customer_data = cached
   local said = read_provider(body)
   if said then take_provider(self, said) end
-  local object = said and object_in(said.text, self._sent)
-  if object then self.meta.structured_output = true end
-  self.data = object or body
+  self.data = said and object_in(self, said.text) or body
   return self
 end
 
@@ -206,8 +222,7 @@ function response.read(call, res, tries, sent)
   local ok, body = pcall(failure.decode, res.body)
   if not ok or type(body) ~= "table" or json.is_array(body) then
     error(failure.unreadable(call, res.body, ok and "the answer is no JSON object"
-      or "the answer is not JSON: " .. (errors.is(body) and body.message or tostring(body)),
-      {status = res.status, tries = tries, request_id = failure.request_id(res.headers)}), 0)
+      or failure.why_not_json(call, res.body, body), {res = res, tries = tries}), 0)
   end
   if response.is_failure(body) then error(failure.from_envelope(call, body, res, tries), 0) end
   local self = response.of_body(body, res.headers, sent)
@@ -256,8 +271,8 @@ function Response:text()
   if self._text then return self._text end
   if self.refusal then return self.refusal end
   local data = self.data
-  if type(data) == "table" and (data ~= self.raw) and not read_provider(data) then return encode(data) end
-  return ""
+  if data == nil or data == self.raw or read_provider(data) then return "" end
+  return encode(data)
 end
 
 function Response:__tostring()

@@ -21,11 +21,12 @@ Totals.__name = "modelriver.Usage"
 
 local function new_count() return {requests = 0, prompt_tokens = 0, completion_tokens = 0, total_tokens = 0} end
 
+local function is_price(value) return type(value) == "number" and value >= 0 and value < math.huge end
+
 local function check_prices(where, prices)
   errors.expect(where, "prices", prices, "table")
   for model, price in pairs(prices) do
-    local ok = type(price) == "table" and type(price.prompt) == "number" and type(price.completion) == "number"
-    if not ok then
+    if type(price) ~= "table" or not is_price(price.prompt) or not is_price(price.completion) then
       errors.raise{kind = "argument", message = ("%s: the price of '%s' must be {prompt =, completion =}"):format(where,
         tostring(model)), hint = "dollars (or whatever you count in) per million tokens"}
     end
