@@ -188,7 +188,7 @@ local function told_in(call, text)
   local ok, body = pcall(decode, text)
   local parts = ok and failure.parts(body) or {}
   local said = parts.message or (ok and text_in(body)) or text_in(text)
-  return said and one_line(call, said), parts, ok and type(body) == "table" and body or {}
+  return text_in(said and one_line(call, said)), parts, ok and type(body) == "table" and body or {}
 end
 
 -- Whether the same request may be sent again later, by status and headers.
