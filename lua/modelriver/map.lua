@@ -48,7 +48,7 @@ end
 ---@param options { parallel: integer|nil, on_error: fun(err: any, item: any, index: integer): any }|nil parallel = 8
 ---@return table results
 function map.methods.map(self, list, fn, options)
-  options = options or {}
+  options = options == nil and {} or errors.expect("map", "options", options, "table")
   errors.expect("map", "list", list, "table")
   errors.expect("map", "fn", fn, "callable")
   errors.check_options("map", options, OPTIONS)

@@ -377,8 +377,9 @@ describe("a client of the stand-in", function()
     ]]):format(stub:url(), stub.info.keys.good))
     file:close()
     local complaints = os.tmpname()
-    local pipe = assert(io.popen(("echo $$; exec timeout -k 5 60 %s %s 2>%s; "):format(
-      servers.quote(servers.riverlua), servers.quote(path), servers.quote(complaints))))
+    local command = ("echo $$; exec %s %s 2>%s"):format(servers.quote(servers.riverlua), servers.quote(path),
+      servers.quote(complaints))
+    local pipe = assert(io.popen("timeout -k 5 60 sh -c " .. servers.quote(command)))
     local pid = pipe:read("n")
     assert.is_true(stub:wait{key = "ctrl_c", waiting = 1})
     os.execute(("kill -INT %d"):format(pid))
