@@ -191,12 +191,19 @@ local function told_in(call, text)
   return text_in(said and one_line(call, said)), parts, ok and type(body) == "table" and body or {}
 end
 
+local function has_idempotency_key(headers)
+  for name in pairs(headers or {}) do
+    if name:lower() == "idempotency-key" then return true end
+  end
+  return false
+end
+
 -- Whether the same request may be sent again later, by status and headers.
 local function is_retryable(call, status, headers)
   local asked = headers["x-should-retry"]
   if asked == "true" or asked == "false" then return asked == "true" end
   -- the first one may still be worked on: it is the same request to the service only if it was given a key
-  if status == 409 then return call.headers ~= nil and call.headers["Idempotency-Key"] ~= nil end
+  if status == 409 then return has_idempotency_key(call.headers) end
   return status == 429 or status == 408 or status >= 500
 end
 
