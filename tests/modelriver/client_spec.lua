@@ -80,7 +80,16 @@ describe("modelriver.Client", function()
       assert.equal(base, client.gateway.base_url)
       assert.equal(("modelriver.Client(%s)"):format(base), tostring(client))
     end
-    assert.equal("modelriver.Client(https://api.modelriver.com)", tostring(made{api_key = KEY}))
+  end)
+
+  it("takes the address from MODELRIVER_API_URL when none is given", function()
+    for given, shown in pairs{["http://relay/api/v1/"] = "http://relay/api", [" "] = "https://api.modelriver.com"} do
+      local child = servers.run([[
+        local modelriver = require "modelriver"
+        print(modelriver.Client{api_key = "mr_live_x"}, modelriver.Client{base_url = "embedded:"})
+      ]], {environment = {MODELRIVER_API_URL = given}})
+      assert.equal(("modelriver.Client(%s)\tmodelriver.Client(embedded:)\n"):format(shown), child.out)
+    end
   end)
 
   it("refuses what cannot be an address, without repeating it", function()
