@@ -64,7 +64,9 @@ local function scrubbed(call, value, depth)
   if type(value) == "string" then return call.scrub(value) end
   if type(value) ~= "table" or (depth or 0) > DEEPEST then return value end
   local copy = setmetatable({}, getmetatable(value))
-  for key, item in next, value do copy[scrubbed(call, key)] = scrubbed(call, item, (depth or 0) + 1) end
+  for key, item in next, value do
+    copy[scrubbed(call, key)] = key == "ws_token" and "***" or scrubbed(call, item, (depth or 0) + 1)
+  end
   return copy
 end
 

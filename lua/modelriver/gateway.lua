@@ -43,11 +43,17 @@ local function open_transport(base, http, options)
   return transport.open("modelriver", base, http, service)
 end
 
--- Takes a key out of texts. What people give servers that want none ("none", "x") is no secret but a common word.
+-- Random enough to keep clients apart, and not math.random: scripts seed that.
+local function jitter() return 1 - JITTER * (digest.random(1):byte() / 255) end
+
+-- Takes the key out of texts, and tokens that let listen to a job. What people give servers that want no key ("none",
+-- "x") is no secret but a common word.
 local function scrubber(key)
-  if not key or #key < SHORTEST_SECRET then return function(text) return text end end
-  local pattern = key:gsub("%p", "%%%0")
-  return function(text) return (text:gsub(pattern, "***")) end
+  local pattern = key and #key >= SHORTEST_SECRET and key:gsub("%p", "%%%0") or nil
+  return function(text)
+    text = text:gsub('("ws_token"%s*:%s*")[^"]*', "%1***")
+    return pattern and (text:gsub(pattern, "***")) or text
+  end
 end
 
 --- Internal: reads the options that concern sending.
@@ -67,6 +73,8 @@ function gateway.new(options)
     usage = require("modelriver.usage").new(options.prices), others = {}, http = http,
     transport = open_transport(base, http, options),
   }, Gateway)
+  --- Seconds to wait after so many tries.
+  function self.back_off(tries) return math.min(self.first_delay * 2 ^ (tries - 1), LONGEST_DELAY) * jitter() end
   local bearer = key and "Bearer " .. key
   self.headers = {Accept = "application/json", Authorization = bearer}
   self.stream_headers = {Accept = "text/event-stream", Authorization = bearer}
@@ -87,13 +95,6 @@ function Gateway:close()
   if open then open:close() end
   for _, other in pairs(self.others) do other:close() end
   self.others = {}
-end
-
--- Random enough to keep clients apart, and not math.random: scripts seed that.
-local function jitter() return 1 - JITTER * (digest.random(1):byte() / 255) end
-
-local function back_off(self, tries)
-  return math.min(self.first_delay * 2 ^ (tries - 1), LONGEST_DELAY) * jitter()
 end
 
 -- Whether an answer allows that the request is sent again. The service's own word counts most.
@@ -125,7 +126,7 @@ local function wait_before_retry(self, policy, err, tries)
   if not again then return nil end
   local asked = err.retry_after
   if asked then return asked <= LONGEST_RETRY_AFTER and asked or nil end
-  return back_off(self, tries)
+  return self.back_off(tries)
 end
 
 local function tell(self, call, started, tries, outcome, wait)
@@ -214,7 +215,7 @@ end
 -- but a caller who wants no retries makes up his own mind.
 local function note_limit(self, err, tries, retries)
   self.slowed = self.slowed + 1
-  local asked = err.retry_after or back_off(self, tries)
+  local asked = err.retry_after or self.back_off(tries)
   if retries > 0 and asked <= LONGEST_RETRY_AFTER then
     self.paused_until = math.max(self.paused_until, task.now() + asked)
   end

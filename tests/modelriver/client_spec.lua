@@ -229,6 +229,17 @@ describe("the key is never shown", function()
     end
   end)
 
+  it("nor is a token that lets listen to a job", function()
+    for _, answer in ipairs{
+      {status = 500, body = '{"ws_token" : "wst_secret", "error": {"details": {"ws_token": "wst_secret"}}}'},
+      {status = 200, body = '{"ws_token":"wst_secret", cut'},
+    } do
+      local client = faked(answer, {retries = 0})
+      local err = error_of(client.ai, client, "w", "hi")
+      assert.falsy(support.all_text(err):find("wst_secret", 1, true))
+    end
+  end)
+
   it("when the transport's own error has it", function()
     local client = faked(function()
       errors.raise{kind = "connect", message = "cannot send Authorization: Bearer " .. KEY}
