@@ -1,10 +1,11 @@
-"""Runs the HTTP, River and start-up benchmarks and prints one table.
+"""Runs the HTTP, River, ModelRiver and start-up benchmarks and prints one table.
 
     build/venv/bin/python bench/run.py [--quick] [--only NAME[,NAME…]] [--riverlua build/riverlua]
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
-this must have riverapi and river (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit status
-1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once, embedded.
+this must have riverapi, river and openai (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit
+status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once, embedded,
+sse, sse_flat, jobs, delta.
 """
 
 import argparse
@@ -32,7 +33,8 @@ class Server:
         line = self.child.stdout.readline()
         if not line:
             raise SystemExit("cannot start " + " ".join(words))
-        self.base = "http://127.0.0.1:%d" % json.loads(line)["port"]
+        self.told = json.loads(line)
+        self.base = "http://127.0.0.1:%d" % self.told.get("port", self.told.get("http"))
 
     def __enter__(self):
         return self
@@ -61,15 +63,20 @@ def timed(*words):
 
 
 @contextlib.contextmanager
-def one_processor():
-    """Client and server, which take turns, on one processor: across two, most of the time would go into waking an
-    idle one (ten times the work itself on a virtual machine), and how much differs from run to run."""
+def on_processor(number):
+    """What is started meanwhile runs on this processor only."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
+    os.sched_setaffinity(0, {number})
     try:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def one_processor():
+    """Client and server, which take turns, on one processor: across two, most of the time would go into waking an
+    idle one (ten times the work itself on a virtual machine), and how much differs from run to run."""
+    return on_processor(max(os.sched_getaffinity(0)))
 
 
 class Bench:
@@ -83,6 +90,7 @@ class Bench:
         self.fast_stub = self.compile("servers/fast_stub.c", "fast_stub")
         self.bare_curl = self.compile("bare_curl.c", "bare_curl", "-lcurl")
         self.measure_tool = self.compile("measure.c", "measure")
+        self.sse_stub = self.compile("servers/sse_stub.c", "sse_stub", "-pthread")
 
     def compile(self, source, name, *libraries):
         target = os.path.join(self.folder, name)
@@ -216,6 +224,87 @@ class Bench:
         self.row("flat: kB grown from 10 %% to 100 %% of %d requests" % count, sizes[-1] - sizes[0], 512, "down",
                  "kB: " + " ".join(map(str, sizes)))
 
+    def sse(self):
+        """Events of a streamed answer, as OpenAI's chunks and as client:stream's events, against openai's client."""
+        events = {"chunks": int(200000 * self.scale), "events": int(200000 * self.scale),
+                  "python": int(10000 * self.scale)}
+        wall, cpu = {name: [] for name in events}, {name: [] for name in events}
+        with Server(self.sse_stub) as server:
+            for _ in range(max(5, self.runs)):
+                for name, count in events.items():
+                    words = [sys.executable, self.script("sse_openai.py")] if name == "python" else [
+                        self.riverlua, self.script("sse_stream.lua")]
+                    took, used = timed(*words, server.base, str(count), name)
+                    wall[name].append(took / count)
+                    cpu[name].append(used / count)
+        chunks, others = self.ratio(wall["python"], wall["chunks"]), self.ratio(wall["python"], wall["events"])
+        self.row("sse: times the events per second of openai's client", min(chunks, others), 3, "up",
+                 "chat.completions:create %.1f, client:stream %.1f; events/s: " % (chunks, others) + ", ".join(
+                     "%s %.0f (cpu %.1f µs)" % (name, 1 / statistics.median(wall[name]),
+                                                1e6 * statistics.median(cpu[name])) for name in events))
+
+    def sse_flat(self):
+        """Memory over many events in one process. One stream keeps a MiB of its text, and is warm when it is full."""
+        count = int(1000000 * self.scale)
+        with Server(self.sse_stub) as server:
+            for streams, warm, named in ((10, 0, "ten streams"), (1, 4, "one stream")):
+                runs = []
+                for _ in range(self.runs):
+                    out = subprocess.run([self.riverlua, self.script("sse_flat.lua"), server.base, str(count),
+                                          str(streams)], stdout=subprocess.PIPE, text=True, check=True).stdout
+                    runs.append([int(word) for word in out.split()])
+                grown = [sizes[-1] - sizes[warm] for sizes in runs]
+                self.row("sse_flat: kB grown, %d to 100 %% of %d, %s" % (10 * (warm + 1), count, named),
+                         statistics.median(grown), 512, "down", "kB: %s; each run: %s" % (
+                             " ".join(map(str, runs[-1])), " ".join(map(str, grown))))
+
+    def jobs(self):
+        """Jobs waited for at once in one process, against the stand-in of the whole API."""
+        count = int(500 * self.scale)
+        stub = os.path.join(TOP, "tests", "servers", "stub_modelriver.py")
+        each, made, results = [], [], []
+        for _ in range(self.runs):
+            with Server(sys.executable, stub) as server:   # a new one: it keeps all jobs
+                told = server.told
+                out = subprocess.run([self.riverlua, self.script("jobs_waiting.lua"), str(told["http"]),
+                                      str(told["control"]), told["keys"]["good"], str(count)],
+                                     stdout=subprocess.PIPE, text=True, check=True).stdout
+            before, peak, *seconds = map(float, out.split())
+            each.append((peak - before) / count)
+            made.append(seconds[0])
+            results.append(seconds[1])
+        self.row("jobs: kB for each of %d jobs waited for at once" % count, statistics.median(each), 40, "down",
+                 "%.0f ms until all wait, %.0f ms for the results (mostly the stand-in's, in Python)" % (
+                     1e3 * statistics.median(made), 1e3 * statistics.median(results)))
+
+    def delays(self, client, server):
+        """Microseconds that deltas take to our client and to openai's, by name: (median, 99 %), the middle ones of the
+        runs. `client` and `server` are the processors that these run on."""
+        commands = {"lua": [self.riverlua, self.script("sse_delta.lua")],
+                    "python": [sys.executable, self.script("sse_delta.py")]}
+        runs = {name: [] for name in commands}
+        with contextlib.ExitStack() as stack:
+            with on_processor(server):
+                stub = stack.enter_context(Server(self.sse_stub, "2000"))
+            stack.enter_context(on_processor(client))
+            for _ in range(self.runs):
+                for name, words in commands.items():
+                    out = subprocess.run([*words, stub.base, str(int(1000 * self.scale))], stdout=subprocess.PIPE,
+                                         text=True, check=True).stdout
+                    took = sorted(1e6 * float(word) for word in out.split())
+                    runs[name].append((statistics.median(took), took[int(0.99 * len(took))]))
+        return {name: tuple(map(statistics.median, zip(*pairs))) for name, pairs in runs.items()}
+
+    def delta(self):
+        """From the bytes of a delta to the script, one every 2 ms. On one processor, as `sequential`; for comparison
+        also on two, where the time that an idle one takes to wake up is in it."""
+        processors = sorted(os.sched_getaffinity(0))
+        one = self.delays(processors[-1], processors[-1])
+        two = self.delays(processors[0], processors[-1]) if len(processors) > 1 else {}
+        detail = ["%s %.0f (99 %%: %.0f)" % (name, *times) for name, times in one.items()]
+        detail += ["%s on two processors %.0f (%.0f)" % (name, *times) for name, times in two.items()]
+        self.row("delta: µs from a delta's bytes to the script", one["lua"][0], 200, "down", ", ".join(detail))
+
     def json(self):
         """riverlua.json against lua-cjson on ten documents, both ways (json.lua has the whole table)."""
         out = subprocess.run([self.riverlua, self.script("json.lua")], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -262,7 +351,8 @@ class Bench:
         return statistics.median(a / b for a, b in zip(above, below))
 
 
-BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded")
+BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded", "sse",
+              "sse_flat", "jobs", "delta")
 
 
 def main():
