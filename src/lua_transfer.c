@@ -11,6 +11,8 @@
 
 /* A writer of a streamed body waits while this much has not been sent. */
 #define UPLOAD_HIGH_WATER (256u * 1024u)
+/* A server waits while so much of a streamed answer has not been read: more would not be faster, only larger. */
+#define STREAM_HIGH_WATER (64u * 1024u)
 
 typedef struct net_box {
   rvl_net *net;
@@ -195,7 +197,7 @@ static transfer_box *start(lua_State *L) {
       .total = check_seconds(L, 9),
       .max_body = check_size(L, 10, SIZE_MAX),
       .stream = lua_toboolean(L, 11),
-      .high_water = check_size(L, 12, 1024u * 1024u),
+      .high_water = check_size(L, 12, STREAM_HIGH_WATER),
       .stream_length = -1,
       .repeatable = lua_toboolean(L, 13),
       .pipeline = lua_isnoneornil(L, 14) ? NULL : luaL_checkudata(L, 14, PIPELINE),
