@@ -92,6 +92,19 @@ static rvl_failure classify(CURLcode code, const rvl_transfer *t) {
   }
 }
 
+/* What happened to a lost connection, where libcurl tells of its own calls; NULL: libcurl says it. */
+static const char *describe_loss(CURLcode code, const rvl_transfer *t) {
+  switch (code) {
+    case CURLE_PARTIAL_FILE: return "the answer was cut off: the server closed the connection in the middle";
+    case CURLE_GOT_NOTHING: return "the server closed the connection without an answer";
+    case CURLE_SEND_ERROR:
+    case CURLE_RECV_ERROR:
+      if (t->receiving) return "the answer was cut off: the connection was lost in the middle";
+      return t->connected != 0 ? "the connection was lost before the answer" : NULL;
+    default: return NULL;
+  }
+}
+
 /* Makes libcurl forget who a handle works for. */
 static void disown(rvl_net *net, CURL *easy) {
   const rvl_curl_api *curl = net->curl;
@@ -134,7 +147,9 @@ static void complete(rvl_transfer *t, CURLcode code) {
     rvl_net_fail(t, RVL_FAIL_LIMIT, "the headers of the answer are too large");
   }
   if (code != CURLE_OK && t->failure == RVL_NO_FAILURE) {
-    rvl_net_fail(t, classify(code, t), t->message[0] == '\0' ? curl->easy_strerror(code) : NULL);
+    const char *reason = describe_loss(code, t);
+    if (reason == NULL && t->message[0] == '\0') reason = curl->easy_strerror(code);
+    rvl_net_fail(t, classify(code, t), reason);
     if (t->failure == RVL_FAIL_TIMEOUT) {
       t->timed_out = "connect";
       t->limit = t->request.connect;

@@ -1,7 +1,7 @@
 --- Jobs: requests that are answered later. `client:ai_async{…}` returns a job, `job:wait()` its answer.
 --
 -- A job listens on a Phoenix channel with a token that serves once. When the connection is lost a fresh token is asked
--- for (POST /v1/ai/reconnect), with growing delays, until the job's time is up. Whether ModelRiver repeats an answer
+-- for (POST /v1/ai/reconnect), with growing delays, until the time to wait is up. Whether ModelRiver repeats an answer
 -- that came while nobody listened is not known; both are taken as they come.
 
 local ask = require "modelriver.ask"
@@ -21,11 +21,14 @@ local task = require "riverlua.task"
 local job = {methods = {}}
 
 local DEFAULT_TIMEOUT = 300
-local CONNECT_TIMEOUT = 10
+local CONNECT_TIMEOUT = 10      -- for the WebSocket, and for joining
+local CLOSING = 0.25            -- what the server gets to answer our close
 local TOKEN_AGE = 300           -- seconds that a token lives
 local DELAYS = {0.25, 0.5, 1, 2, 5}
 local REJOIN_DELAYS = {0, 1, 2, 5, 10}
-local MOST_DROPS = 20           -- in a row
+local STEADY = 10               -- seconds after which a connection counts as a good one
+-- In a row, without a good connection between them: losses, tokens refused, connections with garbage on them.
+local MOST_DROPS, MOST_REFUSALS, MOST_BROKEN = 20, 2, 3
 
 local DONE = {success = true, SUCCESS = true, ok = true, completed = true}
 
@@ -42,9 +45,19 @@ local Job = {}
 Job.__index = Job
 Job.__name = "modelriver.Job"
 
-local function tell(self, status, info)
-  if self.on_status then self.on_status(status, info) end
+-- What the user's functions raise goes to the user, whatever it looks like.
+local function call_user(self, fn, ...)
+  local ok, err = pcall(fn, ...)
+  if ok then return end
+  self.thrown = true
+  error(err, 0)
 end
+
+local function tell(self, status, info)
+  if self.on_status then call_user(self, self.on_status, status, info, self) end
+end
+
+local function place_of(self) return failure.place_of{what = "job", workflow = self.workflow or self.id} end
 
 -- ------------------------------------------------------------------------------------------------------ outcomes
 
@@ -53,43 +66,54 @@ local function settle(self, status, result, err)
   self.ws_token = nil
 end
 
-local function payload_failure(self, payload, message)
+local function payload_failure(self, payload)
   local parts = failure.parts(payload) or {}
   local normal = meta.normal(payload.meta)
+  local message, details = parts.message or "it failed, and the service does not say why", parts.details or {}
+  if type(details.message) == "string" and details.message ~= message then
+    message = message .. ": " .. details.message
+  end
   return errors.new{kind = "job", channel_id = self.id, workflow = self.workflow, code = parts.code, type = parts.type,
-    message = failure.place_of{what = "job", workflow = self.workflow or self.id}
-      .. (message or parts.message or "Unknown error"),
-    details = parts.details, attempts = normal.attempts, meta = normal, status_text = payload.status,
+    message = place_of(self) .. message, details = parts.details, attempts = normal.attempts, meta = normal,
+    provider_status = type(details.status) == "number" and details.status or nil, status_text = payload.status,
     customer_data = payload.customer_data, payload = payload, retryable = false}
 end
 
-local function fail_job(self, payload, message)
-  local err = payload_failure(self, payload, message)
-  self.steps:set(self.steps:has("backend") and "backend" or "process", "error", nil, err.message)
-  self.steps:set("receive", "error", nil, err.message)
-  self.steps:set("complete", "error", nil, err.message)
+-- `final`: with the payload of an answer; otherwise it is an event that tells of an error, after which the official
+-- client leaves the last steps as they are.
+local function fail_job(self, payload, final)
+  local err = payload_failure(self, payload)
   settle(self, "failed", nil, err)
+  self.steps:set("process", "error", nil, err.message)
+  if self.steps:has("backend") then self.steps:set("backend", "error", nil, err.message) end
+  if final then
+    self.steps:set("receive", "error", nil, err.message)
+    self.steps:set("complete", "error", nil, err.message)
+  end
   tell(self, "failed", payload)
 end
 
+local function duration_in(payload) return type(payload.meta) == "table" and payload.meta.duration_ms or nil end
+
 local function complete_job(self, payload)
-  local duration = type(payload.meta) == "table" and payload.meta.duration_ms or nil
-  self.steps:set("process", "success", duration)
-  if self.steps:has("backend") then self.steps:set("backend", "success") end
-  self.steps:set("receive", "success")
-  self.steps:set("complete", "success")
   local result = response.of_payload(payload, self.body)
   result.meta.workflow = result.meta.workflow or self.workflow
   settle(self, "completed", result)
   self.client.gateway.usage:add(self.workflow, result.meta.model, result.usage)
+  self.steps:set("process", "success", duration_in(payload))
+  if self.steps:has("backend") then self.steps:set("backend", "success") end
+  self.steps:set("receive", "success")
+  self.steps:set("complete", "success")
   tell(self, "completed", payload)
 end
 
+-- The service may say it again on every new connection.
 local function await_backend(self, payload)
-  local duration = type(payload.meta) == "table" and payload.meta.duration_ms or nil
-  self.steps:set("process", "success", duration)
-  self.steps:set("backend", "pending")
+  if self.told_generated then return end
+  self.told_generated = true
   self.status, self.ai_response = "ai_generated", payload.ai_response
+  self.steps:set("process", "success", duration_in(payload))
+  self.steps:set("backend", "pending")
   tell(self, "ai_generated", payload)
 end
 
@@ -103,13 +127,15 @@ local function take(self, message)
     end
     local well = DONE[payload.status] or type(payload.meta) == "table" and payload.meta.status == "success"
       or message.event == "success" and payload.status == nil
-    if well then complete_job(self, payload) else fail_job(self, payload) end
+    if well then complete_job(self, payload) else fail_job(self, payload, true) end
     return true
   elseif message.event == "error" then
-    fail_job(self, payload)
+    fail_job(self, payload, false)
     return true
   end
-  if self.on_event and message.event ~= "phx_reply" then self.on_event(message.event, payload) end
+  if self.on_event and message.event ~= "phx_reply" then
+    call_user(self, self.on_event, message.event, payload, self)
+  end
   return false
 end
 
@@ -138,6 +164,17 @@ local function renew_token(self, due)
   end
 end
 
+-- Joins under the first of the channel's names that the server knows. Returns the name and what came before the reply;
+-- nil: the time is up.
+local function join_any(socket, topics, due)
+  for i, topic in ipairs(topics) do
+    local ok, early = pcall(socket.join, socket, topic, due)
+    if ok then return early and topic, early end
+    local unknown = errors.is(early) and early.code == "invalid_channel_format"
+    if not unknown or i == #topics then error(early, 0) end
+  end
+end
+
 local function rejoin(socket, topic, due, count)
   local delay = REJOIN_DELAYS[math.min(count, #REJOIN_DELAYS)]
   if delay > 0 then task.sleep(math.max(0, math.min(delay, due - task.now()))) end
@@ -145,12 +182,14 @@ local function rejoin(socket, topic, due, count)
 end
 
 -- Reads the channel until the job is over (true) or its time is up (false).
-local function follow(self, socket, topic, due)
-  local waiting, rejoins = socket:join(topic, due), 0
-  self.drops = 0
+local function follow(self, socket, topics, due)
+  local topic, waiting = join_any(socket, topics, due)
+  if not topic then return false end
+  local rejoins = 0
+  self.joined_at, self.refusals, self.lost = task.now(), 0, nil
   self.steps:set("queue", "success")
   tell(self, "joined", {topic = topic})
-  while true do
+  while waiting do
     local message = table.remove(waiting, 1) or socket:receive(due)
     if not message then return false end
     local ours = message.topic == topic and (message.join_ref == nil or message.join_ref == socket.join_ref)
@@ -161,64 +200,85 @@ local function follow(self, socket, topic, due)
       return true
     end
   end
+  return false
 end
 
 local function listen(self, due)
   renew_token(self, due)
-  local topic, token = job_place.topic(self), self.ws_token
+  local gateway, topics, token = self.client.gateway, job_place.topics(self), self.ws_token
   local address = job_place.socket_address(self.client, self.websocket_url, token)
   tell(self, "connecting", {})
-  local left = math.max(0.001, math.min(CONNECT_TIMEOUT, due - task.now()))
+  local patience = gateway.timeouts.connect > 0 and gateway.timeouts.connect or CONNECT_TIMEOUT
+  local left = math.max(0.001, math.min(patience, due - task.now()))
   -- whatever comes of it: the service may have taken the token
-  self.ws_token = nil
-  local peer = self.client.gateway:check_open():websocket(address, {timeout = left})
-  local socket = phoenix.new(peer, self.heartbeat)
+  self.ws_token, self.joined_at = nil, nil
+  local peer = gateway:check_open():websocket(address, {timeout = left})
+  local socket = phoenix.new(peer, self.heartbeat, patience)
   local _ <close> = setmetatable({}, {__close = function()
     socket:leave()
-    peer:close(1000)
+    peer:close(1000, "", CLOSING)
   end})
   tell(self, "connected", {})
-  return follow(self, socket, topic, due)
+  return follow(self, socket, topics, due)
 end
 
-local LOST = {websocket = true, connect = true, dns = true, protocol = true, timeout = true}
+-- Whether a WebSocket that came to nothing may be opened again.
+local function may_reconnect(self, err)
+  if err.status == 403 then   -- the token was not good any more
+    self.refusals = self.refusals + 1
+    return self.refusals <= MOST_REFUSALS
+  elseif err.status then
+    return err.status >= 500 or err.status == 408 or err.status == 429
+  elseif err.retryable == false or err.code == 1009 and not err.dropped then
+    return false
+  elseif err.code == 1002 or err.code == 1007 then
+    self.broken = self.broken + 1
+    return self.broken <= MOST_BROKEN
+  end
+  return true
+end
+
+local PASSING = {connect = true, dns = true, protocol = true, timeout = true, server = true, rate_limit = true}
 
 -- Whether a failure to listen may pass: the connection was lost, or the token was not good any more.
 local function may_try_again(self, err)
-  if not errors.is(err) or not LOST[err.kind] or err.retryable == false and not err.status then return false end
-  if err.kind == "websocket" and err.status then
-    if err.status == 403 then
-      self.refusals = self.refusals + 1
-      return self.refusals < 3
-    end
-    return err.status >= 500 or err.status == 408 or err.status == 429
-  end
-  return err.kind ~= "websocket" or err.dropped or err.code == 1006
+  if not errors.is(err) then return false end
+  if err.kind == "websocket" then return may_reconnect(self, err) end
+  return PASSING[err.kind] and err.retryable ~= false
 end
 
-local function describe_loss(self, err)
-  if errors.is(err) then
+-- Raises what ends the listening; `err` says then whose it was.
+local function give_up(self, err)
+  if errors.is(err) and (PASSING[err.kind] or err.kind == "websocket" or err.kind == "tls") then
     err.channel_id, err.workflow = err.channel_id or self.id, err.workflow or self.workflow
+    if not err.tries then err.message = place_of(self) .. err.message end   -- no request's, which tells it itself
     if err.kind == "websocket" and err.status == 403 then
       err.hint = "the service does not take its own token: another process may listen for this job"
+    elseif err.kind == "websocket" and err.code == 1009 then
+      err.hint = "answers of that size come by webhook: pass webhook_url"
     end
+    if not self.joined_at then self.steps:set("queue", "error", nil, err.message) end
   end
   error(err, 0)
 end
 
 local function pause(self, err, due)
+  if self.joined_at and task.now() - self.joined_at >= STEADY then self.drops, self.broken = 0, 0 end
   self.drops = self.drops + 1
-  self.reconnects = self.reconnects + 1
-  if self.drops > MOST_DROPS then describe_loss(self, err) end
+  self.reconnects, self.lost = self.reconnects + 1, err
+  if self.drops > MOST_DROPS then give_up(self, err) end
   local delay = DELAYS[math.min(self.drops, #DELAYS)] * (0.75 + digest.random(1):byte() / 1024)
+  delay = math.max(delay, err.retry_after or 0)
   tell(self, "reconnecting", {reason = err.message, wait = delay})
   task.sleep(math.max(0, math.min(delay, due - task.now())))
 end
 
 local function time_is_up(self, seconds)
+  local lost = self.lost
   errors.raise{kind = "timeout", phase = "job", channel_id = self.id, workflow = self.workflow, retryable = true,
-    message = ("job '%s': %s within %g s"):format(self.workflow or self.id, self.status == "ai_generated"
-      and "the backend's callback did not come" or "no answer", seconds),
+    message = ("%s%s within %g s%s"):format(place_of(self), self.status == "ai_generated"
+      and "the backend's callback did not come" or "no answer", seconds,
+      lost and "; the connection was lost: " .. lost.message or ""), cause = lost,
     hint = "the job goes on: call job:wait again, or keep job:save() for client:resume"}
 end
 
@@ -228,7 +288,8 @@ local function run(self, due, seconds)
     local ok, over = pcall(listen, self, due)
     if ok and over then return end
     if not ok then
-      if not may_try_again(self, over) then describe_loss(self, over) end
+      if self.thrown then error(over, 0) end
+      if not may_try_again(self, over) then give_up(self, over) end
       pause(self, over, due)
     end
   end
@@ -237,9 +298,14 @@ end
 
 local WAIT_OPTIONS = {timeout = true, on_status = true, on_step = true, on_event = true, heartbeat = true}
 
-local function check_wait(where, options)
+-- `more`: names that are known, too, but not looked at here.
+local function check_wait(where, options, more)
   errors.expect(where, "options", options, "table")
-  errors.check_options(where, options, WAIT_OPTIONS)
+  local known = {}
+  for _, names in ipairs{WAIT_OPTIONS, more or {}} do
+    for name in pairs(names) do known[name] = true end
+  end
+  errors.check_options(where, options, known)
   for _, name in ipairs{"on_status", "on_step", "on_event"} do
     errors.expect(where, name, options[name], "callable|nil")
   end
@@ -258,10 +324,11 @@ end
 
 --- Waits for the answer.
 ---
---- Options: `timeout` = 300 seconds; `on_status(status, info)`: "connecting", "connected", "joined", "reconnecting",
---- "ai_generated" (the model is done, the backend's callback is to come), "completed", "failed";
---- `on_step(step, steps)`: see modelriver.job_steps; `on_event(name, payload)`: events of the channel that are not known here; `heartbeat` =
---- 30 seconds.
+--- Options: `timeout` = 300 seconds; `on_status(status, info, job)`: "connecting", "connected", "joined",
+--- "reconnecting", "ai_generated" (the model is done, the backend's callback is to come), "completed", "failed";
+--- `on_step(step, steps)`: see modelriver.job_steps; `on_event(name, payload, job)`: events of the channel that are
+--- not known here; `heartbeat` = 30 seconds. What these functions raise is raised here. When several tasks wait for one
+--- job, it is the first of them whose functions are called.
 ---
 --- Raises kind "job" when the job failed, "timeout" when the time is up (`wait` may be called again), "websocket" when
 --- the server refuses the channel (`code`) or the connection; "auth", "not_found" … when no new token can be had.
@@ -277,8 +344,10 @@ function Job:wait(options)
     self.changed:wait(due - task.now())
   end
   if self.result or self.failure then return outcome(self) end
-  self.on_status, self.steps.on_step, self.on_event = options.on_status, options.on_step, options.on_event
-  self.heartbeat, self.refusals, self.drops, self.listening = options.heartbeat, 0, 0, true
+  self.on_status, self.on_event, self.heartbeat = options.on_status, options.on_event, options.heartbeat
+  self.steps.on_step = options.on_step and function(...) call_user(self, options.on_step, ...) end
+  self.refusals, self.drops, self.broken, self.thrown, self.told_generated = 0, 0, 0, false, false
+  self.listening, self.lost = true, nil
   local _ <close> = setmetatable({}, {__close = function()
     self.listening = false
     self.changed:fire()
@@ -290,12 +359,12 @@ end
 local SAVED = {"id", "workflow", "project_id", "websocket_url", "websocket_channel", "ws_token"}
 
 --- What another process needs to wait for the job, with client:resume: a table of plain values. It has the token that
---- lets listen to this job once, while that is fresh: keep it to yourself.
+--- lets listen to this job once, while that is fresh: keep the table to yourself.
 ---@return table
 function Job:save()
   local saved = {}
   for _, name in ipairs(SAVED) do saved[name] = self[name] end
-  saved.saved_at = os.time()
+  if self.ws_token then saved.token_at = os.time() - math.ceil(task.now() - self.token_at) end
   return saved
 end
 
@@ -305,7 +374,7 @@ end
 
 local function new_job(client, id, workflow, body)
   return setmetatable({client = client, id = id, workflow = workflow, body = body, status = "pending",
-    steps = job_steps.new(), reconnects = 0, drops = 0, refusals = 0, test_mode = false, listening = false, changed = signals.signal()}, Job)
+    steps = job_steps.new(), reconnects = 0, test_mode = false, listening = false, changed = signals.signal()}, Job)
 end
 
 --- Hands a request to ModelRiver, to be answered later. (POST /v1/ai/async)
@@ -343,11 +412,15 @@ function job.methods.resume(self, saved)
   end
   local made = new_job(self, saved.id, saved.workflow)
   take_place(made, saved)
-  local age = type(saved.saved_at) == "number" and os.time() - saved.saved_at or TOKEN_AGE
-  made.token_at = task.now() - age
+  local age = type(saved.token_at) == "number" and os.time() - saved.token_at or TOKEN_AGE
+  made.token_at = task.now() - math.max(0, age)
   return made
 end
 
+--- Internal: checks options of job:wait.
 job.check_wait = check_wait
+
+--- Internal: whether a value is a job.
+function job.is(value) return getmetatable(value) == Job end
 
 return job

@@ -17,7 +17,8 @@ local function secured(client, address)
   local parts = url.parse(address)
   if address:find("^ws://") and client.gateway.base_url:find("^https:") and parts and not is_loopback(parts.host)
     and not client.allow_insecure_ws then
-    return "wss" .. address:sub(3)
+    -- port 80 is that of ws, where nobody speaks TLS
+    return "wss" .. address:sub(3):gsub("^(://[^/]*):80(/)", "%1%2")
   end
   return address
 end
@@ -48,15 +49,17 @@ local function project_in_token(token)
   return ok and type(claims) == "table" and type(claims.project_id) == "string" and claims.project_id or nil
 end
 
---- The channel's name; one with a project in it is taken as it is.
+--- The channel's names, the likeliest first. One with a project in it is taken as it is; else the full name is made,
+--- where the project is known, and the name that the service gave comes after it.
 ---@param job modelriver.Job
----@return string
-function job_place.topic(job)
+---@return string[]
+function job_place.topics(job)
   local given = job.websocket_channel
-  if given and given:find("^[^:]+:[^:]+:[^:]+$") then return given end
+  if given and given:find("^[^:]+:[^:]+:[^:]+$") then return {given} end
+  local short = given or "ai_response:" .. job.id
   local project = job.project_id or job.client.project_id or (job.ws_token and project_in_token(job.ws_token))
-  if project then return ("ai_response:%s:%s"):format(project, job.id) end
-  return given or "ai_response:" .. job.id
+  if not project then return {short} end
+  return {("ai_response:%s:%s"):format(project, job.id), short}
 end
 
 return job_place

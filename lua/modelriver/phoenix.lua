@@ -21,6 +21,7 @@ local REFUSALS = {
   invalid_channel_format = "the server does not know channels of this form",
   invalid_project_uuid = "the project's id is not valid",
   invalid_channel_uuid = "the job's id is not valid",
+  unknown = "it does not say why",
 }
 
 ---@class modelriver.Message
@@ -38,11 +39,12 @@ Socket.__name = "modelriver.Socket"
 --- Internal: speaks Phoenix over `peer` (`send(text)`, `receive(seconds)`, `close(code, reason)`).
 ---@param peer table
 ---@param heartbeat number|nil seconds between heartbeats
+---@param patience number|nil seconds in which a join must be answered
 ---@return modelriver.Socket
-function phoenix.new(peer, heartbeat)
+function phoenix.new(peer, heartbeat, patience)
   heartbeat = heartbeat or HEARTBEAT
   return setmetatable({peer = peer, refs = 0, heartbeat = heartbeat, beat_due = task.now() + heartbeat,
-    beat_ref = nil, topic = nil, join_ref = nil}, Socket)
+    beat_ref = nil, topic = nil, join_ref = nil, patience = patience or JOIN_TIMEOUT}, Socket)
 end
 
 --- Sends an event; returns the ref that its reply will carry.
@@ -84,9 +86,10 @@ local function read_frame(text)
   return {join_ref = join_ref, ref = ref, topic = topic, event = event, payload = payload}
 end
 
--- Text of the next frame; nil when `due` or the next heartbeat comes first.
+-- Text of the next frame; nil when `due` or the next heartbeat comes first, or the frame is binary: nothing of what a
+-- job is told comes so.
 local function receive_text(self, due)
-  local ok, text = pcall(self.peer.receive, self.peer, math.max(0, math.min(self.beat_due, due) - task.now()))
+  local ok, text, kind = pcall(self.peer.receive, self.peer, math.max(0, math.min(self.beat_due, due) - task.now()))
   if not ok then
     if errors.is(text, "timeout") then return nil end
     error(text, 0)
@@ -95,7 +98,7 @@ local function receive_text(self, due)
     local code = self.peer.close_code
     dropped(("the server closed the connection%s"):format(code and (" (code %d)"):format(code) or ""), code)
   end
-  return text
+  return kind ~= "binary" and text or nil
 end
 
 --- The next message, heartbeats taken care of; nil when `due` (on task.now's clock) has come.
@@ -105,42 +108,42 @@ end
 function Socket:receive(due)
   while true do
     local now = task.now()
+    if now >= due then return nil end   -- however much there is to read
     if now >= self.beat_due then beat(self) end
     local text = receive_text(self, due)
     if text then
       local message = read_frame(text)
       if message.topic ~= "phoenix" then return message end
       if message.ref == self.beat_ref then self.beat_ref = nil end
-    elseif task.now() >= due then
-      return nil
     end
   end
 end
 
 local function refused(topic, response)
   local reason = type(response) == "table" and response.reason or nil
-  if type(reason) ~= "string" then reason = "unknown" end
+  if type(reason) ~= "string" or reason == "" then reason = "unknown" end
   errors.raise{kind = "websocket", code = reason, retryable = false,
     message = ("the server refused to let us listen for the job: %s"):format(REFUSALS[reason] or reason),
     hint = topic:find(":.*:") == nil and "the channel's name lacks the project: give the client its project_id" or nil}
 end
 
---- Joins a channel. Messages of the channel that come before the reply are returned.
+--- Joins a channel. Messages of the channel that come before the reply are returned; nil when `due` has come.
+--- Raises kind "websocket": with the server's reason as `code` when it refuses.
 ---@param topic string
 ---@param due number
----@return modelriver.Message[] early
+---@return modelriver.Message[]|nil early
 function Socket:join(topic, due)
   local early = {}
   self.topic = nil
   local ref = tostring(self.refs + 1)
   self:push(ref, topic, "phx_join")
-  local limit = math.min(due, task.now() + JOIN_TIMEOUT)
+  local limit = math.min(due, task.now() + self.patience)
   while true do
     local message = self:receive(limit)
     if not message then
-      if task.now() >= due then return early end   -- the caller's time is up: it finds out itself
-      self:push(ref, topic, "phx_leave")
-      dropped(("the server did not answer the join within %g s"):format(JOIN_TIMEOUT))
+      self:push(ref, topic, "phx_leave")   -- it may be joined all the same
+      if task.now() >= due then return nil end
+      dropped(("the server did not answer the join within %g s"):format(self.patience))
     end
     if message.topic == topic and message.event == "phx_reply" and message.ref == ref then
       if message.payload.status ~= "ok" then refused(topic, message.payload.response) end
@@ -152,7 +155,7 @@ function Socket:join(topic, due)
   end
 end
 
---- Leaves the channel and closes the connection; never fails.
+--- Leaves the channel that was joined; never fails.
 function Socket:leave()
   pcall(function()
     if self.topic then self:push(self.join_ref, self.topic, "phx_leave") end

@@ -16,13 +16,16 @@ local failure = require "modelriver.failure"
 local json = require "riverlua.json"
 local meta = require "modelriver.meta"
 local response = require "modelriver.response"
+local sse = require "riverlua.sse"
 local task = require "riverlua.task"
 
 local stream = {}
 
 -- What is kept of the text for errors and :text(): a stream may go on for ever.
 local KEPT_TEXT = 1024 * 1024
-local PIECES = 512
+local PIECES, BLOCK = 512, 64 * 1024
+-- Seconds in which the end of the body should follow [DONE].
+local GRACE = 0.05
 -- An answer that is no stream although one was asked for.
 local LONGEST_WHOLE = 64 * 1024 * 1024
 local MOST_TOOL_CALLS = 256
@@ -43,18 +46,16 @@ Stream.__name = "modelriver.Stream"
 -- ------------------------------------------------------------------------------------------------------- the text
 
 local function keep(self, text)
-  local count = self.piece_count + 1
+  local count, loose = self.piece_count + 1, self.loose + #text
   self.pieces[count] = text
-  self.kept = self.kept + #text
-  if count == PIECES then
-    self.blocks[#self.blocks + 1] = table.concat(self.pieces, "", 1, count)
-    count = 0
-    while self.kept > KEPT_TEXT and not self.keeps_all and #self.blocks > 1 do
-      self.kept = self.kept - #table.remove(self.blocks, 1)
-      self.forgot = true
-    end
+  self.piece_count, self.loose = count, loose
+  if count < PIECES and loose < BLOCK then return end
+  self.blocks[#self.blocks + 1] = table.concat(self.pieces, "", 1, count)
+  self.piece_count, self.loose, self.kept = 0, 0, self.kept + loose
+  while self.kept > KEPT_TEXT and not self.keeps_all and #self.blocks > 1 do
+    self.kept = self.kept - #table.remove(self.blocks, 1)
+    self.forgot = true
   end
-  self.piece_count = count
 end
 
 local function kept_text(self)
@@ -63,6 +64,13 @@ end
 
 -- ---------------------------------------------------------------------------------------------------------- errors
 
+-- The stream has ended badly, and says so whenever it is asked again.
+local function fail_with(self, err)
+  self.failure = err
+  self:close()
+  error(err, 0)
+end
+
 local function fail(self, fields)
   fields.kind = fields.kind or "stream"
   fields.message = self.call.scrub(failure.place_of(self.call) .. fields.message)
@@ -70,8 +78,7 @@ local function fail(self, fields)
   fields.workflow, fields.url, fields.method = self.call.workflow, self.call.url, "POST"
   fields.request_id, fields.tries = self.shown.request_id, self.shown.tries
   fields.retryable = false
-  self:close()
-  error(errors.new(fields), 0)
+  fail_with(self, errors.new(fields))
 end
 
 -- What a chunk or an event named "error" says about a failure.
@@ -82,10 +89,14 @@ local function fail_told(self, body, text)
     param = parts.param, details = parts.details})
 end
 
+-- What reading it raised.
 local function fail_read(self, err)
   if not errors.is(err) or err.kind == "cancelled" or err.kind == "interrupted" then
     self:close()
     error(err, 0)
+  end
+  if err.code == "stream_truncated" then
+    fail(self, {code = err.code, message = err.message, hint = "err.partial has the text so far"})
   end
   local timed_out = err.kind == "timeout"
   fail(self, {kind = (timed_out or err.kind == "limit") and err.kind or "stream", phase = err.phase,
@@ -119,7 +130,7 @@ local function accept(self, res, tries)
   if is_event_stream(res) then return res end
   local ok, text = pcall(res.text, res, LONGEST_WHOLE)
   res:close()
-  if not ok then error(text, 0) end
+  if not ok then error(errors.is(text) and failure.from_transport(self.call, text, tries) or text, 0) end
   local decoded, body = pcall(failure.decode, text)
   if not decoded or type(body) ~= "table" then
     error(failure.unreadable(self.call, text, "the answer is neither a stream nor JSON",
@@ -128,6 +139,20 @@ local function accept(self, res, tries)
   if response.is_failure(body) then error(failure.from_envelope(self.call, body, res, tries), 0) end
   self.ready = {chunk_of_whole(body)}
   return res
+end
+
+-- The events of an answer. The last one is taken without its blank line, too: servers forget it.
+local function events_of(self, res)
+  self.at_tail = false
+  return sse.events(function()
+    if self.at_tail then return nil end
+    local bytes = res:read()
+    if bytes == nil then
+      self.at_tail = true
+      return "\n\n"
+    end
+    return bytes
+  end)
 end
 
 local function open(self, retries)
@@ -141,7 +166,8 @@ local function open(self, retries)
   local res, tries = self.gateway:post(call, function(answer, n) return accept(self, answer, n) end)
   self.retries_left = retries - (tries - 1)
   self.res = res
-  self.next_event = not self.ready and res:events() or function() return nil end
+  if self.closed then res:close() end   -- meanwhile, by another task
+  self.next_event = not self.ready and events_of(self, res) or function() return nil end
   local shown = self.shown
   shown.headers, shown.request_id = res.headers, failure.request_id(res.headers)
   shown.tries = (shown.tries or 0) + tries
@@ -156,24 +182,47 @@ local function may_reopen(self, err)
   return err.kind == "connect" or err.kind == "protocol" or err.kind == "timeout" and err.phase ~= "total"
 end
 
+-- Begins the stream again after `err`; raises that when it may not be.
+local function reopen(self, err)
+  local wait = self.gateway.back_off(self.shown.tries)
+  if not may_reopen(self, err) or self.deadline and task.now() + wait >= self.deadline then fail_read(self, err) end
+  self.res:close()
+  task.sleep(wait)
+  self.calls, self.call_count = {}, 0
+  local ok, problem = pcall(open, self, self.retries_left - 1)
+  if not ok then fail_with(self, problem) end
+end
+
+-- Whether an event was cut off: only the last one can be, and then it is no JSON.
+local function is_cut(self, event)
+  return self.at_tail and not event.data:find("^%[DONE%]") and not pcall(failure.decode, event.data)
+end
+
+-- The next event, or nil at the end of an answer that is complete.
 local function read_event(self)
-  while true do
+  while not self.closed do
     local ok, event = pcall(self.next_event)
-    if ok then return event end
-    if not may_reopen(self, event) then fail_read(self, event) end
-    self.res:close()
-    open(self, self.retries_left - 1)
+    if ok and event and not is_cut(self, event) then return event end
+    if ok and (self.shown.finish_reason or self.was_whole) then return nil end
+    reopen(self, not ok and event or errors.new{kind = "protocol", code = "stream_truncated",
+      message = "the stream ended before the answer was complete"})
+  end
+  return nil
+end
+
+-- Nothing more is to come but the end of the body: a connection where that was read serves the next request, too.
+local function read_end(self)
+  local ok, err = pcall(task.timeout, GRACE, self.res.read, self.res)
+  if not ok and errors.is(err) and (err.kind == "cancelled" or err.kind == "interrupted") then
+    self:close()
+    error(err, 0)
   end
 end
 
--- The end of the stream: nil. One that came too early is an error.
 local function at_end(self, said_done)
   self.ended = true
-  if self.res then self.res:close() end
-  if not said_done and not self.shown.finish_reason and not self.was_whole then
-    fail(self, {code = "stream_truncated", message = "the stream ended before the answer was complete",
-      hint = "err.partial has the text so far"})
-  end
+  if said_done then read_end(self) end
+  self.res:close()
   return nil
 end
 
@@ -184,16 +233,16 @@ local function next_chunk(self)
     return table.remove(self.ready, 1)
   end
   local event = read_event(self)
-  if event == nil then return at_end(self, false) end
+  local done = event ~= nil and event.data:find("^%[DONE%]") ~= nil
+  if done or event == nil then return at_end(self, done) end
   local data = event.data
-  if data:find("^%[DONE%]") then return at_end(self, true) end
   local ok, chunk = pcall(failure.decode, data)
   if event.event == "error" then
     if ok and type(chunk) == "table" then fail_told(self, chunk, "") else fail_told(self, nil, data) end
   elseif not ok or type(chunk) ~= "table" then
     fail(self, {kind = "protocol", code = "stream_malformed", body = self.call.scrub(data:sub(1, 4096)),
       message = "a piece of the stream is not JSON: " .. (errors.is(chunk) and chunk.message or data:sub(1, 80))})
-  elseif type(chunk.error) == "table" or type(chunk.error) == "string" then
+  elseif response.is_failure(chunk) or type(chunk.error) == "string" then
     fail_told(self, chunk, "")
   end
   return chunk
@@ -260,6 +309,7 @@ local function take_choice(self, chunk, choice)
     end
   end
   local reason = choice.finish_reason
+  if reason == "error" then fail_told(self, choice, "") end
   if type(reason) == "string" then
     if index == 0 then
       self.shown.finish_reason = reason
@@ -308,6 +358,7 @@ end
 
 -- The stream has ended as it should.
 local function conclude(self)
+  self.concluded = true
   finish_tool_calls(self, nil)
   note_usage(self)
   if self.on_end then self.on_end(kept_text(self), sent_tool_calls(self)) end
@@ -353,28 +404,36 @@ end
 --- Raises kind "stream" when it breaks off (`partial` has the text so far, `code` is "stream_broken",
 --- "stream_truncated" or the provider's), "timeout" when nothing came for too long (`phase`; `partial` too).
 function Stream:next()
+  if self.failure then error(self.failure, 0) end
   if self.closed then return nil end
   return self.raw and next_raw(self) or (not self.raw and next_event(self) or nil)
 end
 
 function Stream:__call() return self:next() end
 
---- Reads the rest and returns the whole text.
----@return string
-function Stream:text()
+-- Reads the rest; the whole text.
+local function read_all(self, what)
   if self.forgot then
-    errors.raise{kind = "limit", message = ("stream:text(): more than %d bytes have gone by"):format(KEPT_TEXT),
+    errors.raise{kind = "limit", message = ("%s: more than %d bytes have gone by"):format(what, KEPT_TEXT),
       hint = "call it before the loop, or collect the deltas in the loop"}
   end
   self.keeps_all = true
   repeat until self:next() == nil
+  if not self.concluded then
+    errors.raise{kind = "closed", message = what .. ": the stream was closed before its end",
+      hint = "stream.content has the text so far"}
+  end
   return kept_text(self)
 end
+
+--- Reads the rest and returns the whole text.
+---@return string
+function Stream:text() return read_all(self, "stream:text") end
 
 --- Reads the rest and returns the answer as `client:ai` would have.
 ---@return modelriver.Response
 function Stream:response()
-  local text = self:text()
+  local text = read_all(self, "stream:response")
   local shown, calls = self.shown, sent_tool_calls(self)
   local answer = response.of_body({model = shown.meta.model, usage = shown.usage, choices = {{index = 0,
     finish_reason = shown.finish_reason,
@@ -387,6 +446,7 @@ end
 --- Frees the connection; needed only when the stream is not read to its end.
 function Stream:close()
   self.closed, self.ended = true, true
+  if self.shown.usage then note_usage(self) end   -- the tokens were used, whoever reads the rest
   if self.res then self.res:close() end
 end
 
@@ -414,7 +474,7 @@ function stream.open(gateway, call, raw)
   call.stream, call.body.stream = true, true
   local self = setmetatable({
     gateway = gateway, call = call, raw = raw or false, shown = {}, whole_calls = {}, calls = {}, call_count = 0,
-    pieces = {}, piece_count = 0, blocks = {}, kept = 0, queue = {}, queue_first = 1, queue_last = 0,
+    pieces = {}, piece_count = 0, blocks = {}, kept = 0, loose = 0, queue = {}, queue_first = 1, queue_last = 0,
     limits = gateway:limits(call), delivered = false, ended = false, closed = false,
   }, Stream)
   if self.limits.total > 0 then self.deadline = task.now() + self.limits.total end

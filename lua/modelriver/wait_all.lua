@@ -8,6 +8,30 @@ local wait_all = {}
 
 local OPTIONS = {on_done = true, failures = true}
 
+-- Its own options and those of job:wait, apart.
+local function read_options(jobs, options)
+  errors.expect("wait_all", "jobs", jobs, "table")
+  errors.expect("wait_all", "options", options, "table")
+  for i = 1, #jobs do
+    if not job.is(jobs[i]) then
+      errors.raise{kind = "argument", message = ("wait_all: jobs[%d] is no job, but %s"):format(i,
+        errors.with_article(type(jobs[i]))), hint = "client:ai_async and client:resume return jobs"}
+    end
+  end
+  if job.is(jobs) then
+    errors.raise{kind = "argument", message = "wait_all: 'jobs' must be a list of jobs, got one",
+      hint = "put it into braces, or call job:wait"}
+  end
+  local own, wait = {}, {}
+  for name, value in pairs(options) do (OPTIONS[name] and own or wait)[name] = value end
+  job.check_wait("wait_all", wait, OPTIONS)
+  errors.expect("wait_all", "on_done", own.on_done, "callable|nil")
+  if own.failures ~= nil and own.failures ~= "return" then
+    errors.raise{kind = "argument", message = "wait_all: 'failures' may only be \"return\""}
+  end
+  return own, wait
+end
+
 --- Waits for many jobs at once.
 ---
 --- Options: those of job:wait, for each; `on_done(job, result, err)`: called as each ends; `failures = "return"`: a
@@ -18,13 +42,7 @@ local OPTIONS = {on_done = true, failures = true}
 ---@return table results modelriver.Response by position
 ---@return table|nil failures
 function wait_all.wait_all(jobs, options)
-  errors.expect("wait_all", "jobs", jobs, "table")
-  local wait_options, own = {}, {}
-  for name, value in pairs(errors.expect("wait_all", "options", options or {}, "table")) do
-    if OPTIONS[name] then own[name] = value else wait_options[name] = value end
-  end
-  job.check_wait("wait_all", wait_options)
-  errors.expect("wait_all", "on_done", own.on_done, "callable|nil")
+  local own, wait_options = read_options(jobs, options or {})
   local results, failures, failed, first = {n = #jobs}, {}, 0, nil
   task.map(jobs, function(one, i)
     local ok, value = pcall(one.wait, one, wait_options)

@@ -316,7 +316,7 @@ async def join(sock, message):
         return
     if "close_early" in switches and job.joins <= switches.argument("close_early", 1, 1):
         await sock.close(close_code(switches.argument("close_early")))
-    reason = refusal_of(job, topic.count(":"))
+    reason = refusal_of(job, topic.count(":") + 1)
     if reason is not False:
         await refuse(sock, message, reason)
         return
