@@ -203,7 +203,8 @@ local function read_event(self)
   while not self.closed do
     local ok, event = pcall(self.next_event)
     if ok and event and not is_cut(self, event) then return event end
-    if ok and (self.shown.finish_reason or self.was_whole) then return nil end
+    local lost = ok or errors.is(event, "protocol")
+    if lost and self.shown.finish_reason or self.was_whole then return nil end   -- it lacks nothing but its end
     reopen(self, not ok and event or errors.new{kind = "protocol", code = "stream_truncated",
       message = "the stream ended before the answer was complete"})
   end
@@ -358,6 +359,7 @@ end
 
 -- The stream has ended as it should.
 local function conclude(self)
+  if self.closed then return end   -- by another task, while this one waited
   self.concluded = true
   finish_tool_calls(self, nil)
   note_usage(self)

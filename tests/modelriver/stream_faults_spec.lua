@@ -193,9 +193,20 @@ describe("a stream that is cut", function()
   end)
 
   it("after the reason to finish is whole", function()
-    for _, how in ipairs{"clean", "fin+eof"} do
+    for _, how in ipairs{"clean", "fin", "fin+eof"} do
       assert.equal("one two three", client:stream(support.question("echo+nodone:" .. how)):text())
     end
+  end)
+
+  it("and closed by another task meanwhile is not taken for whole", function()
+    local transport = support.pieces_transport{}
+    local other <close> = support.client(server, {transport = transport, retries = 1})
+    local stream = other:stream("w", "?")
+    local reading = task.spawn(function() return stream() end)
+    task.sleep(0)
+    stream:close()
+    assert.is_nil(reading:await())
+    assert.equal("closed", support.error_of(stream.text, stream).kind)
   end)
 
   it("by silence at its very beginning is none", function()
