@@ -21,8 +21,8 @@ local invoice = {
   required = {"number", "total", "items"},
 }
 
--- Careless at first, as models are: the total is a text. Told so, it mends it. (`validate = false`: the embedded gateway
--- would take that for a failure of the provider, and try the next one.)
+-- Careless at first, as models are: the total is a text. Told so, it mends it. (`validate = false`: the gateway would
+-- take that for a failure of the provider, and try the next one.)
 if not live then
   modelriver.embedded.workflow(workflow, {validate = false, respond = function(request)
     local total = #request.messages > 1 and '42.5' or '"42.50"'

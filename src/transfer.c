@@ -255,6 +255,11 @@ static int on_connected(void *user, char *a, char *b, int c, int d) {
   (void)a, (void)b, (void)c, (void)d;
   rvl_transfer *t = user;
   if (t == NULL) return CURL_PREREQFUNC_ABORT;
+  /* libcurl would send it again: the kept connection on which it was sent has been lost */
+  if (t->connected != 0 && !t->request.repeatable) {
+    rvl_net_fail(t, RVL_FAIL_CONNECT, "the connection was lost before the answer");
+    return CURL_PREREQFUNC_ABORT;
+  }
   if (t->opened && t->connected == 0) t->net->stats.connections++;
   t->connected = rvl_now();
   t->phase = RVL_SENT;

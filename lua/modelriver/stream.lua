@@ -275,6 +275,7 @@ local function add_tool_call(self, piece)
 end
 
 local function queue(self, event)
+  if self.raw then return end   -- chunks are handed out as they came
   self.queue_last = self.queue_last + 1
   self.queue[self.queue_last] = event
 end
@@ -396,7 +397,6 @@ local function next_raw(self)
     return nil
   end
   take_chunk(self, chunk)
-  self.queue_first, self.queue_last, self.queue = 1, 0, {}
   self.delivered = true
   return chunk
 end
@@ -408,10 +408,11 @@ end
 function Stream:next()
   if self.failure then error(self.failure, 0) end
   if self.closed then return nil end
-  return self.raw and next_raw(self) or (not self.raw and next_event(self) or nil)
+  if self.raw then return next_raw(self) end
+  return next_event(self)
 end
 
-function Stream:__call() return self:next() end
+Stream.__call = Stream.next
 
 -- Reads the rest; the whole text.
 local function read_all(self, what)
@@ -478,6 +479,8 @@ function stream.open(gateway, call, raw)
     gateway = gateway, call = call, raw = raw or false, shown = {}, whole_calls = {}, calls = {}, call_count = 0,
     pieces = {}, piece_count = 0, blocks = {}, kept = 0, loose = 0, queue = {}, queue_first = 1, queue_last = 0,
     limits = gateway:limits(call), delivered = false, ended = false, closed = false,
+    -- false, not nil: what is not there is looked up in __index, a call for every chunk
+    ready = false, failure = false,
   }, Stream)
   if self.limits.total > 0 then self.deadline = task.now() + self.limits.total end
   open(self, gateway:retries_of(call))

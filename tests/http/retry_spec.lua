@@ -76,6 +76,19 @@ servers.over_both_ways(describe, "retries of http.Client", function(way)
     end
   end)
 
+  it("never repeats one on a kept connection either, as libcurl by itself would", function()
+    for _, stream in ipairs{false, true} do
+      for _, how in ipairs{"rst", "close"} do
+        stub:reset()
+        assert.equal(200, client:get("/status/200").status)
+        local err = error_of(flaky, how, 1, {method = "POST", body = "x", stream = stream})
+        assert.equal("connect", err.kind, how)
+        assert.is_true(err.sent)
+        assert.equal(2, stub:stats().requests, how)
+      end
+    end
+  end)
+
   it("repeats a POST that the caller calls idempotent, with its body", function()
     local res = flaky("rst", 1, {method = "POST", body = "again", idempotent = true})
     assert.equal("again", res:json().body)
