@@ -136,6 +136,13 @@ local function tell(self, call, started, tries, outcome, wait)
     request_id = outcome.request_id or (outcome.headers and failure.request_id(outcome.headers))}
 end
 
+--- Waits before something is tried again; a replay leaves that out.
+---@param seconds number
+function Gateway:pause(seconds)
+  local used = self:check_open()
+  if used.pause then used:pause(seconds) else task.sleep(seconds) end
+end
+
 -- A server that says "too many requests" says it to all tasks of the client. One that cannot wait so long is told.
 local function wait_for_pause(self, call, deadline, tries)
   while self.paused_until > task.now() do
@@ -146,7 +153,7 @@ local function wait_for_pause(self, call, deadline, tries)
         message = ("%snot sent: the service asked this client to wait, for %.3g s still"):format(failure.place_of(call),
           left), hint = "the call's timeout is shorter than that"}
     end
-    task.sleep(left)
+    self:pause(left)
   end
 end
 
@@ -264,7 +271,7 @@ function Gateway:post(call, accept)
     if limited then note_limit(self, err, tries, retries) end
     if not wait then error(err, 0) end
     self.retried = self.retried + 1
-    if not limited then task.sleep(wait) end   -- else wait_for_pause does
+    if not limited then self:pause(wait) end   -- else wait_for_pause does
   end
 end
 

@@ -175,9 +175,9 @@ local function join_any(socket, topics, due)
   end
 end
 
-local function rejoin(socket, topic, due, count)
+local function rejoin(self, socket, topic, due, count)
   local delay = REJOIN_DELAYS[math.min(count, #REJOIN_DELAYS)]
-  if delay > 0 then task.sleep(math.max(0, math.min(delay, due - task.now()))) end
+  if delay > 0 then self.client.gateway:pause(math.max(0, math.min(delay, due - task.now()))) end
   return socket:join(topic, due)
 end
 
@@ -195,7 +195,7 @@ local function follow(self, socket, topics, due)
     local ours = message.topic == topic and (message.join_ref == nil or message.join_ref == socket.join_ref)
     if ours and (message.event == "phx_error" or message.event == "phx_close") then
       rejoins = rejoins + 1
-      waiting = rejoin(socket, topic, due, rejoins)
+      waiting = rejoin(self, socket, topic, due, rejoins)
     elseif ours and take(self, message) then
       return true
     end
@@ -270,7 +270,7 @@ local function pause(self, err, due)
   local delay = DELAYS[math.min(self.drops, #DELAYS)] * (0.75 + digest.random(1):byte() / 1024)
   delay = math.max(delay, err.retry_after or 0)
   tell(self, "reconnecting", {reason = err.message, wait = delay})
-  task.sleep(math.max(0, math.min(delay, due - task.now())))
+  self.client.gateway:pause(math.max(0, math.min(delay, due - task.now())))
 end
 
 local function time_is_up(self, seconds)

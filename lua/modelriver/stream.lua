@@ -187,7 +187,7 @@ local function reopen(self, err)
   local wait = self.gateway.back_off(self.shown.tries)
   if not may_reopen(self, err) or self.deadline and task.now() + wait >= self.deadline then fail_read(self, err) end
   self.res:close()
-  task.sleep(wait)
+  self.gateway:pause(wait)
   self.calls, self.call_count = {}, 0
   local ok, problem = pcall(open, self, self.retries_left - 1)
   if not ok then fail_with(self, problem) end

@@ -1,5 +1,6 @@
 --- How a request gets its answer: attempts, deadlines, back-off and redirects over riverlua.core.transfer.
 
+local clock = require "riverlua.clock"
 local core = require "riverlua.core.transfer"
 local errors = require "riverlua.errors"
 local response = require "riverlua.response"
@@ -288,16 +289,11 @@ local function attempt_once(self, call, t, total)
     t.connect, t.first_byte, t.idle, total, max_body, call.stream, call.high_water, call.safe)
 end
 
--- Sleeps before the next attempt; false when the budget does not allow it. A replay does not sleep, but counts what
--- it would have.
-local function pause(self, call, seconds, deadline)
-  if deadline and tasks.now() + (call.skipped or 0) + seconds >= deadline then return false end
+-- Sleeps before the next attempt; false when the budget does not allow it.
+local function pause(self, seconds, deadline)
+  if deadline and clock.now() + seconds >= deadline then return false end
   self.retried = self.retried + 1
-  if self.replays then
-    call.skipped = (call.skipped or 0) + seconds
-    seconds = 0
-  end
-  tasks.sleep(seconds)
+  clock.pause(seconds, self.replays)
   return true
 end
 
@@ -306,14 +302,13 @@ local function send_with_retries(self, call)
   if call.timeout ~= nil then t = read_timeouts("client:request", call.timeout, t) end
   local retries = call.retries or self.retries
   local total = t.total
-  local deadline = total > 0 and tasks.now() + total or nil
+  local deadline = total > 0 and clock.now() + total or nil
   if call.safe == nil then
     if call.idempotent ~= nil then call.safe = call.idempotent else call.safe = safe_methods[call.method] or false end
   end
   local attempt = 1
   while true do
     local transfer, status, a, b, c, d, e = attempt_once(self, call, t, total)
-    if self.replays then call.skipped = (call.skipped or 0) + transfer:elapsed() end
     local wait
     if status then
       local res = response.new(transfer, status, a, call.url, call.method)
@@ -321,19 +316,19 @@ local function send_with_retries(self, call)
       if call.stream then res.streamed = true end
       if status < 400 or attempt > retries then return res end
       wait = wait_after_status(call, status, res, attempt)
-      if not wait or not pause(self, call, wait, deadline) then return res end
+      if not wait or not pause(self, wait, deadline) then return res end
       res:close()
     else
       local kind, message, phase, limit, sent = a, b, c, d, e
       wait = attempt <= retries and may_repeat(call, kind, phase, sent) and back_off(attempt)
-      if not wait or not pause(self, call, wait, deadline) then
+      if not wait or not pause(self, wait, deadline) then
         local err = failure(call, attempt, kind, message, phase, limit)
         err.sent = sent or false
         error(err, 0)
       end
     end
     attempt = attempt + 1
-    if deadline then total = math.max(0.001, deadline - tasks.now()) end
+    if deadline then total = math.max(0.001, deadline - clock.now()) end
   end
 end
 

@@ -174,7 +174,6 @@ end
 
 function Transfer:head() return self.inner:head() end
 function Transfer:connection() return self.inner:connection() end
-function Transfer:elapsed() return self.inner:elapsed() end
 
 local function left(self) finish(self.take, {left = true}) end
 

@@ -6,6 +6,7 @@
 -- Answers, failures and streams (in the pieces they came in) are those that were recorded; waiting before a repeat is
 -- left out. `replay.match` changes how requests are compared with recorded ones.
 
+local clock = require "riverlua.clock"
 local core = require "riverlua.core.task"
 local errors = require "riverlua.errors"
 local recording = require "riverlua.recording"
@@ -46,6 +47,7 @@ Transfer.__index = Transfer
 
 local function failure_values(failure)
   local limit = failure.limit or 0
+  if failure.kind == "timeout" then clock.skip(limit) end
   return nil, failure.kind, failure.message, failure.phase, limit, failure.sent or false
 end
 
@@ -156,12 +158,6 @@ function Transfer:connection()
   return self.reused or false, answer and version_numbers[answer.version] or 0
 end
 
---- Seconds that it took here; a time limit that was reached counts as waited for.
-function Transfer:elapsed()
-  local failure = self.entry and self.entry.failure
-  return core.now() - self.started + (failure and failure.kind == "timeout" and failure.limit or 0)
-end
-
 function Transfer:close() self.gone, self.rest = true, nil end
 
 Transfer.__close = Transfer.close
@@ -209,7 +205,7 @@ function Pipeline:close() self.proven = false end
 function Net:open(address, method, headers, body, _, _, _, _, _, stream, _, _, pipeline)
   if self.gone then closed() end
   local transfer = setmetatable({net = self, address = address, method = method, headers = headers, stream = stream,
-    pipeline = pipeline, started = core.now()}, Transfer)
+    pipeline = pipeline}, Transfer)
   if type(body) == "string" or body == nil then take(transfer, body) else transfer.sending = {} end
   return transfer
 end

@@ -7,6 +7,7 @@
 -- `table.sort`, `string.gsub`, metamethods called from C, and in the script itself) the call runs the loop until it
 -- is done, so it works there too.
 
+local clock = require "riverlua.clock"
 local core = require "riverlua.core.task"
 local errors = require "riverlua.errors"
 
@@ -36,9 +37,9 @@ function task.sleep(seconds)
   return core.sleep(seconds)
 end
 
---- Seconds on the monotonic clock, from an arbitrary start.
+--- Seconds on the monotonic clock, from an arbitrary start. In a replay, pauses that it leaves out count as passed.
 ---@return number
-task.now = core.now
+task.now = clock.now
 
 --- The task that runs, or nil in the script itself.
 ---@return riverlua.Task|nil

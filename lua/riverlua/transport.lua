@@ -8,9 +8,12 @@
 -- `websocket(address, options)` → an object with `send(text)`, `receive(seconds)` (nil: closed by the other side), and
 -- `close(code, reason)`: see riverlua.websocket. Only services that have WebSockets need it.
 --
+-- `pause(seconds)`, if there is one, waits before something is tried again; a replay leaves that out.
+--
 -- One over a network may have `pipeline(options)` → object with `ready()`, `send(req)` → `wait`, an object to `close`,
 -- the bytes of the body; and `close()`: requests over one connection, see `Pipeline` in riverlua.exchange.
 
+local clock = require "riverlua.clock"
 local errors = require "riverlua.errors"
 
 local transport = {}
@@ -80,6 +83,10 @@ function Network:websocket(address, options)
   for name, value in pairs(options or {}) do all[name] = value end
   return require("riverlua.websocket").connect(address, all)
 end
+
+--- Waits before something is tried again; a replay leaves that out.
+---@param seconds number
+function Network:pause(seconds) clock.pause(seconds, self.exchange.replays) end
 
 function Network:stats() return self.exchange:stats() end
 
