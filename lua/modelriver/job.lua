@@ -212,7 +212,8 @@ local function listen(self, due)
   local left = math.max(0.001, math.min(patience, due - task.now()))
   -- whatever comes of it: the service may have taken the token
   self.ws_token, self.joined_at = nil, nil
-  local peer = gateway:check_open():websocket(address, {timeout = left})
+  local peer = gateway:check_open():websocket(address, {timeout = left,
+    recording = {label = self.id, ignore = phoenix.is_heartbeat}})
   local socket = phoenix.new(peer, self.heartbeat, patience)
   local _ <close> = setmetatable({}, {__close = function()
     socket:leave()

@@ -11,6 +11,7 @@ local phoenix = {}
 
 local HEARTBEAT = 30       -- seconds; the server drops a socket after 60 without data
 local JOIN_TIMEOUT = 10
+local FIRST_BEAT = 1000000 -- refs of heartbeats to channels begin after this one
 
 local encode = json.encoder()
 local NO_PAYLOAD = json.object{}
@@ -42,9 +43,14 @@ Socket.__name = "modelriver.Socket"
 ---@param patience number|nil seconds in which a join must be answered
 ---@return modelriver.Socket
 function phoenix.new(peer, heartbeat, patience)
-  heartbeat = heartbeat or HEARTBEAT
-  return setmetatable({peer = peer, refs = 0, heartbeat = heartbeat, beat_due = task.now() + heartbeat,
+  -- in a replay nobody has to be kept awake
+  heartbeat = peer.replayed and math.huge or heartbeat or HEARTBEAT
+  return setmetatable({peer = peer, refs = 0, beats = 0, heartbeat = heartbeat, beat_due = task.now() + heartbeat,
     beat_ref = nil, topic = nil, join_ref = nil, patience = patience or JOIN_TIMEOUT}, Socket)
+end
+
+local function send(self, join_ref, ref, topic, event, payload)
+  self.peer:send(encode{join_ref or json.null, ref, topic, event, payload or NO_PAYLOAD})
 end
 
 --- Sends an event; returns the ref that its reply will carry.
@@ -52,7 +58,7 @@ end
 function Socket:push(join_ref, topic, event, payload)
   self.refs = self.refs + 1
   local ref = tostring(self.refs)
-  self.peer:send(encode{join_ref or json.null, ref, topic, event, payload or NO_PAYLOAD})
+  send(self, join_ref, ref, topic, event, payload)
   return ref
 end
 
@@ -62,10 +68,27 @@ end
 
 -- Sends the heartbeats that are due. One that is not answered before the next tells that the connection is dead.
 local function beat(self)
-  if self.beat_ref then dropped("the server no longer answers heartbeats") end
+  if self.beat_ref then
+    if self.peer.drop then self.peer:drop() end
+    dropped("the server no longer answers heartbeats")
+  end
   self.beat_due = task.now() + self.heartbeat
-  self.beat_ref = self:push(nil, "phoenix", "heartbeat")
-  if self.topic then self:push(self.join_ref, self.topic, "heartbeat") end
+  -- refs of their own: how many heartbeats there are must not change those of the rest
+  self.beats = self.beats + 1
+  self.beat_ref = tostring(self.beats)
+  send(self, nil, self.beat_ref, "phoenix", "heartbeat")
+  if self.topic then send(self, self.join_ref, tostring(FIRST_BEAT + self.beats), self.topic, "heartbeat") end
+end
+
+--- Whether a frame is a heartbeat or the answer to one: they come by the clock, and mean nothing in a recording.
+---@param text string
+---@param way "sent"|"received"
+---@return boolean
+function phoenix.is_heartbeat(text, way)
+  local ok, frame = pcall(json.decode, text)
+  if not ok or type(frame) ~= "table" then return false end
+  if way == "sent" then return frame[4] == "heartbeat" end
+  return frame[3] == "phoenix" or frame[4] == "phx_reply" and (tonumber(frame[2]) or 0) > FIRST_BEAT
 end
 
 local function bad_frame(text, why)

@@ -11,26 +11,6 @@ local record = {}
 
 local versions = {[10] = "1.0", [11] = "1.1", [20] = "2", [30] = "3"}
 
--- "Name: value" lines (libcurl's forms, or a head as it came) → list of {name, value}.
-local function split_headers(lines)
-  local headers = {}
-  for _, line in ipairs(lines) do
-    local name, value = line:match("^([^:%s]+)%s*:%s*(.-)%s*$")
-    if name then
-      headers[#headers + 1] = {name, value}
-    elseif line:find("^[ \t]") and headers[1] then
-      headers[#headers][2] = headers[#headers][2] .. " " .. line:match("^%s*(.-)%s*$")
-    end
-  end
-  return headers
-end
-
-local function lines_of(block)
-  local lines = {}
-  for line in (block or ""):gmatch("[^\r\n]+") do lines[#lines + 1] = line end
-  return lines
-end
-
 -- ---- one exchange ---------------------------------------------------------------------------------------------------
 
 local Take = {}
@@ -68,8 +48,8 @@ local function answer_of(take, status)
   local head, trailers = take.transfer:head()
   local _, version = take.transfer:connection()
   local answer = {status = status, version = versions[version],
-    headers = json.array(scrubber:headers(split_headers(lines_of(head))))}
-  if trailers then answer.trailers = json.array(scrubber:headers(split_headers(lines_of(trailers)))) end
+    headers = json.array(scrubber:headers(recording.head_headers(head)))}
+  if trailers then answer.trailers = json.array(scrubber:headers(recording.head_headers(trailers))) end
   if take.too_large then
     answer.omitted = true
   elseif take.pieces then

@@ -8,9 +8,9 @@
 --      "answer":{"body":"…","headers":[…],"status":200,"version":"1.1"}}                       (on one line)
 --
 -- Bodies are text, or `body_base64`; those of streams have `pieces`, the length in bytes of each as it came. What ended
--- an exchange is `failure` {kind, message, phase, limit, sent}. Entries of other types pass through here unlooked at
--- but for their `request`. While exchanges run side by side, one that ends early carries its place as `n`; when the
--- process ends, the lines are put in order.
+-- an exchange is `failure` {kind, message, phase, limit, sent}. Entries of type "websocket" are described in
+-- riverlua.websocket_record; other types pass through here unlooked at but for their `request`. While exchanges run
+-- side by side, one that ends early carries its place as `n`; when the process ends, the lines are put in order.
 
 local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
@@ -84,6 +84,23 @@ function recording.sent_headers(lines)
       headers[#headers + 1] = {name, value}
     elseif line:find(";$") then
       headers[#headers + 1] = {line:sub(1, -2), ""}
+    end
+  end
+  return headers
+end
+
+--- Names and values of a head, as it came over the wire.
+---@param block string|nil
+---@param without string|nil in lower case: a header that is left out
+---@return {[1]: string, [2]: string}[]
+function recording.head_headers(block, without)
+  local headers = {}
+  for line in (block or ""):gmatch("[^\r\n]+") do
+    local name, value = line:match("^([^:%s]+)%s*:%s*(.-)%s*$")
+    if name and name:lower() ~= without then
+      headers[#headers + 1] = {name, value}
+    elseif line:find("^[ \t]") and headers[1] then
+      headers[#headers][2] = headers[#headers][2] .. " " .. line:match("^%s*(.-)%s*$")
     end
   end
   return headers
@@ -248,7 +265,10 @@ end
 
 local FAILURES = {dns = true, connect = true, tls = true, timeout = true, limit = true, argument = true, memory = true,
   closed = true, protocol = true}
-local PHASES = {connect = true, first_byte = true, idle = true, total = true}
+local PHASES = {connect = true, first_byte = true, idle = true, total = true, handshake = true}
+local ENDS = {closed = true, failed = true, dropped = true, gone = true}
+local FRAMES = {sent = "string", received = "string", sent_base64 = "string", received_base64 = "string",
+  timeouts = "integer", cancelled = "boolean"}
 
 local function expect(condition, what)
   if not condition then error({what = what}, 0) end
@@ -300,6 +320,47 @@ local function check_http(entry)
   if entry.failure ~= nil then check_failure(entry.failure) end
 end
 
+-- A frame says what was sent or received, or that nothing came.
+local function check_frame(frame)
+  expect(type(frame) == "table", "frames must be objects")
+  local said = 0
+  for name, wanted in pairs(FRAMES) do
+    local value = frame[name]
+    if value ~= nil then
+      said = said + 1
+      expect((math.type(value) or type(value)) == wanted and (not name:find("base64") or digest.from_base64(value)),
+        ("frames: %s is none"):format(name))
+    end
+  end
+  expect(said == 1, "a frame has one of sent, received, sent_base64, received_base64, timeouts, cancelled")
+end
+
+local function check_end(last)
+  expect(type(last) == "table" and ENDS[last.how], "end.how is none that there is")
+  expect(last.code == nil or math.type(last.code) == "integer", "end.code must be an integer")
+  expect(last.reason == nil or type(last.reason) == "string", "end.reason must be text")
+end
+
+local function check_list(entry, name, check)
+  if entry[name] == nil then return end
+  expect(json.is_array(entry[name]), name .. " must be a list")
+  for _, one in ipairs(entry[name]) do check(one) end
+end
+
+local function check_websocket(entry)
+  check_http(entry)
+  expect(not entry.answer or entry.answer.subprotocol == nil or type(entry.answer.subprotocol) == "string",
+    "answer.subprotocol must be text")
+  expect(entry.request.label == nil or type(entry.request.label) == "string", "request.label must be text")
+  check_list(entry, "frames", check_frame)
+  check_list(entry, "unanswered", function(number)
+    expect(math.type(number) == "integer", "unanswered must hold numbers of pings")
+  end)
+  if entry["end"] ~= nil then check_end(entry["end"]) end
+end
+
+local CHECKS = {http = check_http, websocket = check_websocket}
+
 local function check_entry(entry)
   expect(type(entry) == "table" and type(entry.type) == "string", "an entry is an object with a type")
   expect(entry.n == nil or math.type(entry.n) == "integer", "n must be an integer")
@@ -308,7 +369,7 @@ local function check_entry(entry)
     "request must have a method and a url")
   check_headers(request.headers, "request")
   check_body(request, "request")
-  if entry.type == "http" then check_http(entry) end
+  if CHECKS[entry.type] then CHECKS[entry.type](entry) end
 end
 
 local function check_head(head)

@@ -1,8 +1,9 @@
 --- The recordings of a folder as answers: finds for each request the next recorded entry that is equal to it.
 --
--- Two requests are equal when these are: the type ("http"), the method, host (all names of this machine are one, and
--- its ports do not count), path and query (in any order), and the body: JSON by value, forms by fields, anything else
--- byte by byte. Secrets have been replaced on both sides before. `tape.match` changes that.
+-- Two requests are equal when these are: the type ("http", "websocket"), the method, host (all names of this machine
+-- are one, and its ports do not count), path and query (in any order), the label that the script gave it, and the body:
+-- JSON by value, forms by fields, anything else byte by byte. Secrets have been replaced on both sides before.
+-- `tape.match` changes that.
 
 local errors = require "riverlua.errors"
 local json = require "riverlua.json"
@@ -21,7 +22,17 @@ local MOST_SHOWN = 3        -- differences
 -- ---- how requests are compared --------------------------------------------------------------------------------------
 
 local match_options = {ignore = "table", headers = "table", ports = "boolean", repeats = "boolean"}
-local settings = {names = {}, paths = {}, headers = {}, version = 0}
+-- Made anew in every run by riverlua's own clients.
+local RANDOM = {"idempotency_key", "Idempotency-Key"}
+
+local function new_settings(options, version)
+  local fresh = {names = {}, paths = {}, headers = {}, ports = options.ports, repeats = options.repeats,
+    version = version}
+  for _, name in ipairs(RANDOM) do fresh.names[name] = true end
+  return fresh
+end
+
+local settings = new_settings({}, 0)
 
 local function texts(name, list)
   for _, text in ipairs(list or {}) do errors.expect("replay.match", "an element of " .. name, text, "string") end
@@ -35,10 +46,9 @@ function tapes.match(options)
   errors.expect("replay.match", "options", options, "table")
   errors.check_options("replay.match", options, match_options)
   for name, value in pairs(options) do errors.expect("replay.match", name, value, match_options[name]) end
-  local fresh = {names = {}, paths = {}, headers = {}, ports = options.ports, repeats = options.repeats,
-    version = settings.version + 1}
+  local fresh = new_settings(options, settings.version + 1)
   for _, text in ipairs(texts("ignore", options.ignore)) do
-    (text:sub(1, 2) == "$." and fresh.paths or fresh.names)[text] = true
+    (text:find("^%$[.%[]") and fresh.paths or fresh.names)[text] = true
   end
   fresh.has_paths = next(fresh.paths) ~= nil
   for _, name in ipairs(texts("headers", options.headers)) do fresh.headers[#fresh.headers + 1] = name:lower() end
@@ -110,10 +120,25 @@ local function body_key(request)
   return "bytes", body
 end
 
+--- Bytes as `tapes.same` and `tapes.difference` compare them: like bodies.
+---@param bytes string without secrets
+---@return table view
+function tapes.view(bytes)
+  local view = {version = settings.version}
+  view.body_kind, view.body, view.value = body_key{headers = {}, body = bytes}
+  return view
+end
+
+--- Whether such a view is as one would be now: `tapes.match` may have been called since.
+function tapes.is_current(view) return view.version == settings.version end
+
+--- Whether two such views are equal.
+function tapes.same(a, b) return a.body_kind == b.body_kind and a.body == b.body end
+
 -- The parts that count.
 local function view_of(request, kind)
   local parts = url.parse(request.url)
-  local view = {type = kind, method = request.method, headers = {}}
+  local view = {type = kind, method = request.method, label = request.label or "", headers = {}}
   view.place = parts and place_of(parts) or request.url
   view.path = parts and unescape(parts.path) or ""
   view.query = parts and fields_of(parts.query or "") or ""
@@ -125,7 +150,8 @@ local function view_of(request, kind)
 end
 
 local function key_of(view, any_body)
-  local parts = {view.type, view.method, view.place, view.path, view.query, table.concat(view.headers, "\0")}
+  local parts = {view.type, view.method, view.place, view.path, view.query, view.label,
+    table.concat(view.headers, "\0")}
   if any_body then
     parts[#parts + 1] = "any"
   else
@@ -166,21 +192,32 @@ local function compare_values(here, recorded, path, differences)
   end
 end
 
-local function compare_bodies(here, recorded, differences)
+local function compare_bodies(here, recorded, what, differences)
   if here.value ~= nil and recorded.value ~= nil then
-    return compare_values(here.value, recorded.value, "body $", differences)
+    return compare_values(here.value, recorded.value, what .. " $", differences)
   end
   local a, b = here.body, recorded.body
-  if here.body_kind ~= recorded.body_kind then return note(differences, "the body", a, b) end
+  if here.body_kind ~= recorded.body_kind then return note(differences, "the " .. what, a, b) end
   if a == b then return end
   local at = 1
   while a:byte(at) == b:byte(at) do at = at + 1 end
-  note(differences, ("the body from byte %d"):format(at), a:sub(at), b:sub(at))
+  note(differences, ("the %s from byte %d"):format(what, at), a:sub(at), b:sub(at))
+end
+
+--- What differs between two views, in words.
+---@param here table
+---@param recorded table
+---@param what string what they are, "frame"
+---@return string
+function tapes.difference(here, recorded, what)
+  local differences = {count = 0}
+  compare_bodies(here, recorded, what, differences)
+  return table.concat(differences, ", ")
 end
 
 local function differences_of(here, recorded)
   local differences = {count = 0}
-  for _, name in ipairs{"type", "method", "place", "path", "query"} do
+  for _, name in ipairs{"type", "method", "place", "path", "query", "label"} do
     if here[name] ~= recorded[name] then
       note(differences, name == "place" and "the host" or "the " .. name, here[name], recorded[name])
       differences.count = differences.count + (name == "path" and 1000 or 99)
@@ -191,7 +228,7 @@ local function differences_of(here, recorded)
       note(differences, "the header " .. name, here.headers[i], recorded.headers[i])
     end
   end
-  compare_bodies(here, recorded, differences)
+  compare_bodies(here, recorded, "body", differences)
   return differences
 end
 
@@ -247,7 +284,7 @@ end
 
 -- By what counts, the entries that are left, in order.
 local function build_index(self)
-  self.version, self.index, self.views = settings.version, {}, {}
+  self.version, self.index, self.views, self.queue_of = settings.version, {}, {}, {}
   for i, entry in ipairs(self.entries) do
     local view = view_of(entry.request, entry.type)
     local key = key_of(view, entry.request.cut)
@@ -257,6 +294,7 @@ local function build_index(self)
       self.index[key] = queue
     end
     queue[#queue + 1] = entry
+    self.queue_of[entry] = queue
     self.views[i] = view
   end
 end
@@ -292,7 +330,7 @@ end
 --- The next recorded entry for a request: equal ones are given in the order in which they were begun, each once.
 --- Raises kind "replay" when there is none (left), with the nearest and what differs.
 ---@param request table as recording.request makes it
----@param kind string the type of the entry, "http"
+---@param kind string the type of the entry, "http" or "websocket"
 ---@return table entry
 function Tape:take(request, kind)
   if self.version ~= settings.version then build_index(self) end
@@ -300,6 +338,25 @@ function Tape:take(request, kind)
   local queue, cut = self.index[key_of(view)], self.index[key_of(view, true)]
   local entry = next_of(self, queue) or next_of(self, cut)
   return entry or refuse(self, request, view, queue or cut)
+end
+
+--- The entries of requests that are equal to that of `entry`, in order.
+---@param entry table that the tape has given
+---@return table[]
+function Tape:alike(entry)
+  if self.version ~= settings.version then build_index(self) end
+  return self.queue_of[entry]
+end
+
+--- Takes `other` instead of `entry`, which may be given to somebody else then; false when it has been given already.
+---@param entry table that the tape has given
+---@param other table one of those that are alike
+---@return boolean
+function Tape:exchange(entry, other)
+  if self.used[other] then return false end
+  self.used[entry], self.used[other] = nil, true
+  self.queue_of[entry].next = 1
+  return true
 end
 
 return tapes

@@ -28,8 +28,9 @@ local TIMEOUTS = {connect = 10, handshake = 10}
 -- name → type; true: looked at where it is used
 local OPTIONS = {
   headers = "table", subprotocols = "table", timeout = true, proxy = "string|boolean", ca_file = "string",
-  verify = "boolean", unix_socket = "string", max_message = "integer", origin = "string",
+  verify = "boolean", unix_socket = "string", max_message = "integer", origin = "string", recording = "table",
 }
+local RECORDING = {label = "string|nil", ignore = "callable|nil"}
 
 -- What the handshake itself says.
 local OWN_HEADERS = {["connection"] = true, ["upgrade"] = true, ["content-length"] = true,
@@ -47,6 +48,12 @@ local function check_options(options)
   errors.check_options("websocket.connect", options, OPTIONS)
   for name, value in pairs(options) do
     if OPTIONS[name] ~= true then errors.expect("websocket.connect", name, value, OPTIONS[name]) end
+  end
+  if options.recording then
+    errors.check_options("websocket.connect: recording", options.recording, RECORDING)
+    for name, wanted in pairs(RECORDING) do
+      errors.expect("websocket.connect", "recording." .. name, options.recording[name], wanted)
+    end
   end
   if options.proxy == true then refuse("'proxy' must be a URL, or false for none") end
   if options.max_message and options.max_message < 0 then refuse("'max_message' must not be negative") end
@@ -102,6 +109,23 @@ local function net_for(options)
     nets[key] = net
   end
   return net
+end
+
+local function open_socket(call) return core.open(net_for(call.options), call.place, call.connect) end
+
+-- Opens a connection; one that records what goes over it, or that replays it without a network, when the environment
+-- asks for that (see docs/recording.md).
+local function open(call)
+  if os.getenv("RIVERLUA_RECORD") or os.getenv("RIVERLUA_REPLAY") then
+    local session = require("riverlua.recording").session()
+    if session and session.mode == "replay" then
+      call.replays = true
+      return require("riverlua.websocket_replay").open(session, call)
+    elseif session then
+      return require("riverlua.websocket_record").open(session, call, open_socket)
+    end
+  end
+  return open_socket(call)
 end
 
 -- --------------------------------------------------------------------------------------------------- handshake
@@ -232,7 +256,8 @@ end
 --- `timeout` (seconds for all until it is open, or `{connect = 10, handshake = 10}`; false: none), `proxy` (URL; false:
 --- none; default: `http_proxy` for ws, `https_proxy` for wss, `all_proxy`, but for `no_proxy`; the proxy must allow
 --- CONNECT), `ca_file` (default: RIVERLUA_CA, SSL_CERT_FILE, the system's), `verify` (default true), `unix_socket`
---- (path), `max_message` (largest message that is accepted, in bytes; default 16 MiB), `origin` (default: none).
+--- (path), `max_message` (largest message that is accepted, in bytes; default 16 MiB), `origin` (default: none),
+--- `recording` (see docs/recording.md): `{label = text, ignore = function(text, way) … end}`.
 ---@param address string
 ---@param options table|nil
 ---@return riverlua.WebSocket
@@ -249,13 +274,15 @@ function websocket.connect(address, options)
   local shown = url.redact(address)
   local start = tasks.now()
   local place = ("%s://%s:%d/"):format(parts.secure and "https" or "http", parts.host, parts.port)
-  local socket, kind, message, phase, limit = core.open(net_for(options), place, connect)
+  local call = {address = address, request = request, options = options, place = place, connect = connect,
+    recording = options.recording}
+  local socket, kind, message, phase, limit = open(call)
   if not socket then raise_unconnected(shown, kind, message, phase, limit) end
   if total then handshake = math.max(0.001, total - (tasks.now() - start)) end
   local ok, a, b, c = socket:handshake(request, key, protocols, options.max_message or MAX_MESSAGE, handshake)
   if ok then
     return websocket_socket.new(socket, {name = "websocket " .. shown, url = shown, subprotocol = b,
-      headers = response.parse_head(a)})
+      headers = response.parse_head(a), replayed = call.replays})
   end
   if type(a) == "number" then raise_refused(shown, a, b, c) end
   raise_unanswered(shown, a, b)

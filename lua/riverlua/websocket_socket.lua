@@ -20,6 +20,7 @@ local CLOSING = 2
 ---@field url string|nil of the server, without secrets
 ---@field subprotocol string|nil the one that was agreed on
 ---@field headers table<string, string> of the other side's part of the handshake, looked up in any case
+---@field replayed boolean|nil true: nobody is there, it says what was recorded (see docs/recording.md)
 ---@field close_code integer|nil once it is closed: what the other side said; 1005: no code, 1006: no word at all
 ---@field close_reason string|nil what the other side said, "" when it gave none
 local WebSocket = {}
@@ -30,7 +31,7 @@ websocket_socket.WebSocket = WebSocket
 
 --- Makes the object around a carrier.
 ---@param carrier table
----@param fields {name: string, url: string|nil, subprotocol: string|nil, headers: table}
+---@param fields {name: string, url: string|nil, subprotocol: string|nil, headers: table, replayed: boolean|nil}
 ---@return riverlua.WebSocket
 function websocket_socket.new(carrier, fields)
   fields.carrier = carrier
@@ -168,6 +169,14 @@ function WebSocket:close(code, reason, seconds)
   self.closing = true
   local _, how, peer_code, text = self.carrier:close(code, reason, seconds or CLOSING)
   remember(self, how, peer_code, text)
+end
+
+--- Ends the connection without a word to the other side, which has been found to be dead.
+function WebSocket:drop()
+  if self.closing then return end
+  self.closing = true
+  self.carrier:drop()
+  remember(self, "dropped")
 end
 
 -- A block that failed does not wait for anybody.

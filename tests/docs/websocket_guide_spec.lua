@@ -35,7 +35,7 @@ describe("docs/websocket.md", function()
       assert.truthy(text:find("| `" .. name .. "` |", 1, true), name .. " is not described")
       options = options + 1
     end
-    assert.equal(9, options)
+    assert.equal(10, options)
     for name, value in pairs(websocket_socket.WebSocket) do
       if type(value) == "function" and not name:find("^_") then
         assert.truthy(text:find("`ws:" .. name .. "(", 1, true), name .. " is not described")

@@ -269,11 +269,11 @@ describe("the files of recordings", function()
     local scrubber, writer = secrets.scrubber(), recording.writer(folder)
     local first, second = writer:begin(), writer:begin()
     local request = recording.request(scrubber, "GET", "ws://localhost:1/s?token=abc", {{"Origin", "x"}})
-    writer:append{type = "websocket", n = second, request = request, frames = {{"in", "b"}}}
-    writer:append{type = "websocket", n = first, request = request, frames = {{"in", "a"}}}
+    writer:append{type = "semaphore", n = second, request = request, frames = {{"in", "b"}}}
+    writer:append{type = "semaphore", n = first, request = request, frames = {{"in", "a"}}}
     local tape = require("riverlua.tape").open(folder)
-    assert.equal("a", tape:take(request, "websocket").frames[1][2])
-    assert.equal("b", tape:take(request, "websocket").frames[1][2])
-    assert.equal("replay", servers.error_of(tape.take, tape, request, "websocket").kind)
+    assert.equal("a", tape:take(request, "semaphore").frames[1][2])
+    assert.equal("b", tape:take(request, "semaphore").frames[1][2])
+    assert.equal("replay", servers.error_of(tape.take, tape, request, "semaphore").kind)
   end)
 end)
