@@ -21,7 +21,7 @@ describe("docs/recording.md", function()
 
   it("shows scripts that print the same recorded and replayed", function()
     local blocks = blocks_of("docs/recording.md", "lua")
-    assert.equal(2, #blocks)
+    assert.equal(3, #blocks)
     local promised = {}
     for promise in blocks[1]:gmatch("%-%->%s*([^\n]*)") do promised[#promised + 1] = promise .. "\n" end
     local server = servers.start({servers.riverlua, "serve", "river", "--json", "--stdin", "--port", "0"})
@@ -32,8 +32,10 @@ describe("docs/recording.md", function()
     assert.equal(table.concat(promised), recorded.out, recorded.err)
     local replayed = servers.run(blocks[2] .. blocks[1], {environment = {RIVER_ML_URL = url, RIVERLUA_REPLAY = folder}})
     assert.equal(recorded.out, replayed.out, replayed.err)
-    local alone = servers.run(blocks[2])
-    assert.equal(0, alone.code, alone.err)
+    for _, block in ipairs{blocks[2], blocks[3]} do
+      local alone = servers.run(block)
+      assert.equal(0, alone.code, alone.err)
+    end
   end)
 
   it("shows the format", function()
@@ -44,7 +46,8 @@ describe("docs/recording.md", function()
       read = true
       return text
     end, "guide")
-    assert.equal(1, #entries)
+    assert.equal(2, #entries)
     assert.equal(200, entries[1].answer.status)
+    assert.same({101, "closed"}, {entries[2].answer.status, entries[2]["end"].how})
   end)
 end)
