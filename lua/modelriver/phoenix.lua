@@ -11,7 +11,7 @@ local phoenix = {}
 
 local HEARTBEAT = 30       -- seconds; the server drops a socket after 60 without data
 local JOIN_TIMEOUT = 10
-local FIRST_BEAT = 1000000 -- refs of heartbeats to channels begin after this one
+local FIRST_BEAT = 1000000 -- refs of heartbeats begin after this one
 
 local encode = json.encoder()
 local NO_PAYLOAD = json.object{}
@@ -74,10 +74,10 @@ local function beat(self)
   end
   self.beat_due = task.now() + self.heartbeat
   -- refs of their own: how many heartbeats there are must not change those of the rest
-  self.beats = self.beats + 1
-  self.beat_ref = tostring(self.beats)
+  local ref = FIRST_BEAT + self.beats + 1
+  self.beats, self.beat_ref = self.beats + 2, tostring(ref)
   send(self, nil, self.beat_ref, "phoenix", "heartbeat")
-  if self.topic then send(self, self.join_ref, tostring(FIRST_BEAT + self.beats), self.topic, "heartbeat") end
+  if self.topic then send(self, self.join_ref, tostring(ref + 1), self.topic, "heartbeat") end
 end
 
 --- Whether a frame is a heartbeat or the answer to one: they come by the clock, and mean nothing in a recording.

@@ -140,7 +140,7 @@ describe("heartbeats", function()
     local there = peer(nil, ok_to_all)
     local socket = phoenix.new(there, 0.02)
     socket:receive(soon(0.05))
-    assert.same({json.null, "1", "phoenix", "heartbeat", {}}, there.sent[1])
+    assert.same({json.null, there.sent[1][2], "phoenix", "heartbeat", {}}, there.sent[1])
     socket:join("t", soon())
     local before = #there.sent
     while #there.sent < before + 2 do socket:receive(soon(0.05)) end
@@ -148,6 +148,11 @@ describe("heartbeats", function()
     assert.equal("t", there.sent[before + 2][3])
     assert.equal(socket.join_ref, there.sent[before + 2][1])
     assert.equal("heartbeat", there.sent[before + 2][4])
+    local refs = {}
+    for _, frame in ipairs(there.sent) do
+      assert.is_nil(refs[frame[2]], "a ref is used twice")
+      refs[frame[2]] = true
+    end
   end)
 
   it("that are not answered tell that the connection is dead", function()
