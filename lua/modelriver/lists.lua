@@ -7,17 +7,20 @@ local json = require "riverlua.json"
 
 local lists = {}
 
-local DEEPEST = 64   -- the encoder says what is wrong with tables in a circle
+local DEEPEST = 64
 
--- Rules are functions (value, depth) → what is sent in its place. A table of rules is by key.
+-- Rules are functions (value, path) → what is sent in its place; `path` has the tables around it. A table of rules is
+-- by key.
 
 -- The table, or a copy in which the values under some keys are replaced as `rule_of(key)` says.
-local function replaced(value, rule_of, depth)
-  if depth > DEEPEST then return value end
+local function replaced(value, rule_of, path)
+  -- the encoder says what is wrong with tables in a circle
+  if path.depth > DEEPEST or path[value] then return value end
+  path[value], path.depth = true, path.depth + 1
   local copy
   for key, item in next, value do
     local rule = type(item) == "table" and rule_of(key)
-    local new = rule and rule(item, depth + 1) or item
+    local new = rule and rule(item, path) or item
     if new ~= item then
       if not copy then
         copy = setmetatable({}, getmetatable(value))
@@ -26,6 +29,7 @@ local function replaced(value, rule_of, depth)
       copy[key] = new
     end
   end
+  path[value], path.depth = nil, path.depth - 1
   return copy or value
 end
 
@@ -35,17 +39,17 @@ end
 
 local function fields(rules)
   local function rule_of(key) return rules[key] end
-  return function(value, depth) return replaced(value, rule_of, depth) end
+  return function(value, path) return replaced(value, rule_of, path) end
 end
 
 local function each(rule)
   local function rule_of() return rule end
-  return function(value, depth) return replaced(value, rule_of, depth) end
+  return function(value, path) return replaced(value, rule_of, path) end
 end
 
 local function list_of(rule)
   local all = each(rule)
-  return function(value, depth) return list(all(value, depth)) end
+  return function(value, path) return list(all(value, path)) end
 end
 
 local SCHEMA = {dependentRequired = each(list)}
@@ -60,8 +64,8 @@ for name in ([[items additionalItems unevaluatedItems contains additionalPropert
 
 local wrapped_schema = fields{json_schema = fields{schema = schema}}
 
-local function response_format(value, depth)
-  return (value.json_schema ~= nil and wrapped_schema or schema)(value, depth)
+local function response_format(value, path)
+  return (value.json_schema ~= nil and wrapped_schema or schema)(value, path)
 end
 
 local PARAMETERS = {parameters = schema, input_schema = schema}
@@ -75,6 +79,6 @@ local body_of = fields{
 --- The body with its empty lists marked as such; a copy where something had to change.
 ---@param body table
 ---@return table
-function lists.marked(body) return body_of(body, 1) end
+function lists.marked(body) return body_of(body, {depth = 1}) end
 
 return lists
