@@ -31,6 +31,28 @@ function ask.whole(gateway, what, path, body, options)
   return answer
 end
 
+--- The options of a call for one of its rounds: another request needs another idempotency key.
+---@param options table
+---@param round integer from 1
+---@return table
+function ask.round(options, round)
+  if round == 1 or not options.headers then return options end
+  local headers, again = {}, {}
+  for name, value in pairs(options.headers) do
+    headers[name] = name:lower() == "idempotency-key" and ("%s-%d"):format(value, round) or value
+  end
+  for name, value in pairs(options) do again[name] = value end
+  again.headers = headers
+  return again
+end
+
+--- Adds the tokens of one answer to a sum.
+---@param sum modelriver.Usage
+---@param tokens modelriver.Usage|nil
+function ask.add_usage(sum, tokens)
+  for name, count in pairs(tokens or {}) do sum[name] = (sum[name] or 0) + count end
+end
+
 --- Sends a request whose answer comes piece by piece.
 ---@param raw boolean|nil hand out chunks as they came
 ---@return modelriver.Stream

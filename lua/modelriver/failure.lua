@@ -59,6 +59,8 @@ local function one_line(call, text)
   return #text > LONGEST_TEXT and beginning(text, LONGEST_TEXT) .. "…" or text
 end
 
+failure.one_line = one_line
+
 -- A value without secrets in it, however deep; the value itself stays as it is.
 local function scrubbed(call, value, depth)
   if type(value) == "string" then return call.scrub(value) end

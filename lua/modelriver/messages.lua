@@ -59,6 +59,18 @@ function messages.tool(id, content)
     content = errors.expect("modelriver.tool", "content", content, "string|table")}
 end
 
+--- Internal: the message that puts an answer into a conversation.
+---@param answer modelriver.Response
+---@return table message
+function messages.of_answer(answer)
+  local message = {role = "assistant"}
+  for name, value in pairs(answer.message or {}) do message[name] = value end
+  -- servers refuse an empty list of calls, and a message that says nothing
+  if type(message.tool_calls) == "table" and #message.tool_calls == 0 then message.tool_calls = nil end
+  if message.content == nil and message.tool_calls == nil then message.content = answer:text() end
+  return message
+end
+
 --- A part of a message that is text.
 ---@param text string
 ---@return table part

@@ -149,6 +149,8 @@ end
 -- Options of some methods, in the hands of one that has no use for them. As fields they would be lost silently.
 local ELSEWHERE = {schema = "structured_output_schema = … sends one; checking the answer against it is client:ai's",
   repair = "asking again for an answer that fits the schema is client:ai's"}
+for _, name in ipairs{"max_rounds", "approve", "on_tool"} do ELSEWHERE[name] = "functions are called by client:run" end
+for _, name in ipairs{"api_key", "base_url"} do ELSEWHERE[name] = "it is an option of modelriver.Client" end
 
 local function check_other(what, name, options)
   if type(name) ~= "string" then
@@ -167,8 +169,12 @@ local function check_other(what, name, options)
   end
 end
 
--- Any name may be a cache field of the workflow, but one that is nearly the API's own is a slip.
-local function check_names(what, given, options)
+--- Internal: raises kind "argument" for names that are a slip: any name may be a cache field of the workflow, but for
+--- those that are nearly the API's own, and options of other calls.
+---@param what string the method, for messages
+---@param given table
+---@param options table<string, any>|nil names of further options of the method
+function request.check_names(what, given, options)
   for name in pairs(given) do
     if not FIELDS[name] and not OPTIONS[name] and not (options and options[name]) then
       check_other(what, name, options)
@@ -236,7 +242,7 @@ end
 ---@return table call the options
 function request.split(what, given, options)
   errors.expect(what, "request", given, "table")
-  check_names(what, given, options)
+  request.check_names(what, given, options)
   local body, call = {}, {}
   for name, value in pairs(given) do
     if OPTIONS[name] or options and options[name] then call[name] = value else body[name] = value end

@@ -104,8 +104,9 @@ local function read_provider(body)
   return read_openai(body) or is_anthropic(body) and read_anthropic(body) or nil
 end
 
+--- Internal: whether a decoded body is the wrapped envelope.
 -- By its looks, whatever format was asked for; of `data` that is null there is nothing left to see.
-local function is_wrapped(body)
+function response.is_wrapped(body)
   if type(body.meta) ~= "table" then return false end
   if body.data ~= nil then return true end
   return body.choices == nil and body.content == nil
@@ -209,7 +210,7 @@ end
 ---@return modelriver.Response
 function response.of_body(body, headers, sent)
   local self = {raw = body, headers = headers, request_id = failure.request_id(headers), tries = 1, _sent = sent}
-  return finish(is_wrapped(body) and from_wrapped(self, body) or from_raw(self, body))
+  return finish(response.is_wrapped(body) and from_wrapped(self, body) or from_raw(self, body))
 end
 
 --- Internal: reads an answer with status 200 and the like; raises kind "provider" or "protocol".
