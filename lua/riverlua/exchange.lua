@@ -67,7 +67,7 @@ local function open_net(settings)
   local session = require("riverlua.recording").session()
   if not session then return core.net(settings), false end
   if session.mode == "replay" then return require("riverlua.replay").net(session), true end
-  return require("riverlua.record").net(core.net(settings), session), false
+  return require("riverlua.recording.record").net(core.net(settings), session), false
 end
 
 --- Connections and defaults of one client; `options` are those of http.Client but for `base_url`.

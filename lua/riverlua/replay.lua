@@ -10,7 +10,7 @@ local clock = require "riverlua.clock"
 local core = require "riverlua.core.task"
 local errors = require "riverlua.errors"
 local recording = require "riverlua.recording"
-local tapes = require "riverlua.tape"
+local tapes = require "riverlua.recording.tape"
 local url = require "riverlua.url"
 
 local replay = {}

@@ -8,7 +8,7 @@ local clock = require "riverlua.clock"
 local core = require "riverlua.core.task"
 local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
-local tapes = require "riverlua.tape"
+local tapes = require "riverlua.recording.tape"
 local url = require "riverlua.url"
 local websocket_record = require "riverlua.websocket_record"
 

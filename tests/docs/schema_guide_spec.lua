@@ -41,7 +41,7 @@ describe(GUIDE, function()
   it("lists the formats", function()
     local listed, known = {}, {}
     for name in text:match("Formats that can be asserted: (.-)%.\n"):gmatch("[%w-]+") do listed[#listed + 1] = name end
-    for name in pairs(require("riverlua.schema_formats").known) do known[#known + 1] = name end
+    for name in pairs(require("riverlua.schema.formats").known) do known[#known + 1] = name end
     table.sort(listed)
     table.sort(known)
     assert.same(known, listed)

@@ -1,5 +1,5 @@
 /*
- * Fuzz target: recordings (lua/riverlua/recording.lua, tape.lua and secrets.lua).
+ * Fuzz target: recordings (lua/riverlua/recording).
  *
  * The reader of a file ends in entries or a structured error, however the bytes are cut; every entry can be looked for
  * and written again; texts without secrets keep their length in pieces; nothing known survives the scrubber.
@@ -14,8 +14,8 @@ int rvl_open_json(lua_State *L);
 /* The first byte chooses what is tried, the second the cuts; the rest is the text, or names its pieces. */
 static const char check_source[] =
     "local errors = require 'riverlua.errors'\n"
-    "local recording, secrets = require 'riverlua.recording', require 'riverlua.secrets'\n"
-    "local tapes = require 'riverlua.tape'\n"
+    "local recording, secrets = require 'riverlua.recording', require 'riverlua.recording.secrets'\n"
+    "local tapes = require 'riverlua.recording.tape'\n"
     "local head = '{\"type\":\"recording\",\"version\":1}\\n'\n"
     "local good = '{\"type\":\"http\",\"request\":{\"method\":\"GET\",\"url\":\"http://h/a?b=c\",\"headers\":[[\"a\",\"b\"]],'\n"
     "local socket = '{\"type\":\"websocket\",\"request\":{\"method\":\"GET\",\"url\":\"ws://h/a\",\"headers\":[]},'\n"

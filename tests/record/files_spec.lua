@@ -3,7 +3,7 @@
 local support = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "support.lua")
 local servers = support.servers
 local recording = require "riverlua.recording"
-local secrets = require "riverlua.secrets"
+local secrets = require "riverlua.recording.secrets"
 
 local ERROR_SCRIPT = [[show_error(function() new_client():get("/a") end)]]
 
@@ -271,7 +271,7 @@ describe("the files of recordings", function()
     local request = recording.request(scrubber, "GET", "ws://localhost:1/s?token=abc", {{"Origin", "x"}})
     writer:append{type = "semaphore", n = second, request = request, frames = {{"in", "b"}}}
     writer:append{type = "semaphore", n = first, request = request, frames = {{"in", "a"}}}
-    local tape = require("riverlua.tape").open(folder)
+    local tape = require("riverlua.recording.tape").open(folder)
     assert.equal("a", tape:take(request, "semaphore").frames[1][2])
     assert.equal("b", tape:take(request, "semaphore").frames[1][2])
     assert.equal("replay", servers.error_of(tape.take, tape, request, "semaphore").kind)

@@ -1,7 +1,7 @@
 -- What is left out of recordings, and what is not.
 
 local support = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "support.lua")
-local secrets = require "riverlua.secrets"
+local secrets = require "riverlua.recording.secrets"
 
 describe("names of secrets", function()
   it("are known in every spelling", function()

@@ -2,7 +2,7 @@
 -- afterwards.
 
 local regex = require "riverlua.regex"
-local values = require "riverlua.schema_values"
+local values = require "riverlua.schema.values"
 
 local text = {}
 

@@ -1,8 +1,8 @@
 --- Checks of JSON Schema for objects.
 
 local errors = require "riverlua.errors"
-local scalars = require "riverlua.schema_scalars"
-local values = require "riverlua.schema_values"
+local scalars = require "riverlua.schema.scalars"
+local values = require "riverlua.schema.values"
 
 local objects = {}
 

@@ -1,6 +1,6 @@
 --- The keywords of JSON Schema 2020-12: the vocabulary of each, the draft it came with, and what its value looks like.
 
-local values = require "riverlua.schema_values"
+local values = require "riverlua.schema.values"
 
 local keywords = {}
 

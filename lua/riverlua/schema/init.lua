@@ -23,11 +23,11 @@
 -- nested deeper than 6,000 levels (as when a `$ref` leads back to itself), more than `max_work` steps, patterns that
 -- backtrack too long.
 
-local Compiler = require "riverlua.schema_compile"
+local Compiler = require "riverlua.schema.compile"
 local errors = require "riverlua.errors"
-local Run = require "riverlua.schema_run"
-local sampler = require "riverlua.schema_sample"
-local values = require "riverlua.schema_values"
+local Run = require "riverlua.schema.run"
+local sampler = require "riverlua.schema.sample"
+local values = require "riverlua.schema.values"
 
 local schema = {}
 

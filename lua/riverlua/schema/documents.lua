@@ -2,10 +2,10 @@
 -- lead.
 
 local errors = require "riverlua.errors"
-local keywords = require "riverlua.schema_keywords"
-local meta = require "riverlua.schema_meta"
-local uri = require "riverlua.schema_uri"
-local values = require "riverlua.schema_values"
+local keywords = require "riverlua.schema.keywords"
+local meta = require "riverlua.schema.meta"
+local uri = require "riverlua.schema.uri"
+local values = require "riverlua.schema.values"
 
 ---@class riverlua.schema.Resource
 ---@field uri string without fragment

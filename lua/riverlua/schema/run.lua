@@ -5,8 +5,8 @@
 -- unevaluated keywords): `names` of members, `upto` so many elements, `places` of single elements.
 
 local errors = require "riverlua.errors"
-local uri = require "riverlua.schema_uri"
-local values = require "riverlua.schema_values"
+local uri = require "riverlua.schema.uri"
+local values = require "riverlua.schema.values"
 
 ---@class riverlua.schema.Run
 ---@field problems table|nil

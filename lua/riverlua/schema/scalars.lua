@@ -1,9 +1,9 @@
 --- Checks of JSON Schema for single values: type, enum, const, numbers, strings.
 
 local errors = require "riverlua.errors"
-local formats = require "riverlua.schema_formats"
+local formats = require "riverlua.schema.formats"
 local regex = require "riverlua.regex"
-local values = require "riverlua.schema_values"
+local values = require "riverlua.schema.values"
 
 local scalars = {}
 

@@ -2,7 +2,7 @@
 
 local json = require "riverlua.json"
 local regex = require "riverlua.regex"
-local values = require "riverlua.schema_values"
+local values = require "riverlua.schema.values"
 
 local objects = {}
 

@@ -1,6 +1,6 @@
 --- Checks of JSON Schema for arrays.
 
-local values = require "riverlua.schema_values"
+local values = require "riverlua.schema.values"
 
 local arrays = {}
 

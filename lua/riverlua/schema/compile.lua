@@ -1,17 +1,17 @@
 --- Turns a JSON Schema into nested functions. Every schema becomes a cell {check =, always =}: references may reach a
 -- cell before its check is made, so what they lead to waits in a queue.
 
-local arrays = require "riverlua.schema_arrays"
-local Documents = require "riverlua.schema_documents"
+local arrays = require "riverlua.schema.arrays"
+local Documents = require "riverlua.schema.documents"
 local errors = require "riverlua.errors"
-local inplace = require "riverlua.schema_inplace"
-local keywords = require "riverlua.schema_keywords"
-local meta = require "riverlua.schema_meta"
-local objects = require "riverlua.schema_objects"
-local Run = require "riverlua.schema_run"
-local scalars = require "riverlua.schema_scalars"
-local uri = require "riverlua.schema_uri"
-local values = require "riverlua.schema_values"
+local inplace = require "riverlua.schema.inplace"
+local keywords = require "riverlua.schema.keywords"
+local meta = require "riverlua.schema.meta"
+local objects = require "riverlua.schema.objects"
+local Run = require "riverlua.schema.run"
+local scalars = require "riverlua.schema.scalars"
+local uri = require "riverlua.schema.uri"
+local values = require "riverlua.schema.values"
 
 local MOST_SCHEMAS <const> = 100000
 

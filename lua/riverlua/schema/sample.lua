@@ -3,11 +3,11 @@
 
 local errors = require "riverlua.errors"
 local json = require "riverlua.json"
-local objects = require "riverlua.schema_sample_object"
-local Run = require "riverlua.schema_run"
-local scalars = require "riverlua.schema_scalars"
-local texts = require "riverlua.schema_sample_text"
-local values = require "riverlua.schema_values"
+local objects = require "riverlua.schema.sample_object"
+local Run = require "riverlua.schema.run"
+local scalars = require "riverlua.schema.scalars"
+local texts = require "riverlua.schema.sample_text"
+local values = require "riverlua.schema.values"
 
 local sampler = {}
 

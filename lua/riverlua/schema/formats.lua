@@ -136,7 +136,7 @@ local function is_email(text)
 end
 
 -- Loaded when it is needed: it has expressions to compile.
-local function is_any_host(text) return require("riverlua.schema_idn").is_hostname(text) end
+local function is_any_host(text) return require("riverlua.schema.idn").is_hostname(text) end
 
 local function is_idn_email(text)
   local name, domain = text:match("^(.*)@([^@]*)$")

@@ -16,7 +16,7 @@ local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
 local folders = require "riverlua.core.folder"
 local json = require "riverlua.json"
-local secrets = require "riverlua.secrets"
+local secrets = require "riverlua.recording.secrets"
 
 local recording = {}
 
@@ -503,7 +503,7 @@ function recording.session()
   if record then
     session = {mode = "record", writer = recording.writer(record), scrubber = secrets.scrubber()}
   else
-    session = {mode = "replay", tape = require("riverlua.tape").open(replay), scrubber = secrets.scrubber()}
+    session = {mode = "replay", tape = require("riverlua.recording.tape").open(replay), scrubber = secrets.scrubber()}
   end
   return session
 end

@@ -1,9 +1,9 @@
 --- Checks of JSON Schema that apply further schemas to the same value: references, combinations, conditions.
 
 local errors = require "riverlua.errors"
-local Run = require "riverlua.schema_run"
-local scalars = require "riverlua.schema_scalars"
-local values = require "riverlua.schema_values"
+local Run = require "riverlua.schema.run"
+local scalars = require "riverlua.schema.scalars"
+local values = require "riverlua.schema.values"
 
 local inplace = {}
 

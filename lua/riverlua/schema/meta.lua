@@ -1,6 +1,6 @@
 --- The schema of schemas, for schemas that refer to it: made from the table of keywords.
 
-local keywords = require "riverlua.schema_keywords"
+local keywords = require "riverlua.schema.keywords"
 
 local meta = {}
 
