@@ -2,6 +2,7 @@
 ** riverlua.core.digest: hashes, HMAC, base64 and random bytes for lua/riverlua/digest.lua.
 ** The algorithms are nettle's; the random bytes come from the system.
 */
+#include "nettle_digest.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ static int sha1(lua_State *L) {
   uint8_t out[SHA1_DIGEST_SIZE];
   sha1_init(&ctx);
   sha1_update(&ctx, length, (const uint8_t *)bytes);
-  sha1_digest(&ctx, sizeof out, out);
+  RVL_END_DIGEST(sha1_digest, &ctx, out);
   lua_pushlstring(L, (const char *)out, sizeof out);
   return 1;
 }
@@ -33,7 +34,7 @@ static int sha256(lua_State *L) {
   uint8_t out[SHA256_DIGEST_SIZE];
   sha256_init(&ctx);
   sha256_update(&ctx, length, (const uint8_t *)bytes);
-  sha256_digest(&ctx, sizeof out, out);
+  RVL_END_DIGEST(sha256_digest, &ctx, out);
   lua_pushlstring(L, (const char *)out, sizeof out);
   return 1;
 }
@@ -47,7 +48,7 @@ static int hmac_sha256(lua_State *L) {
   uint8_t out[SHA256_DIGEST_SIZE];
   hmac_sha256_set_key(&ctx, key_length, (const uint8_t *)key);
   hmac_sha256_update(&ctx, length, (const uint8_t *)bytes);
-  hmac_sha256_digest(&ctx, sizeof out, out);
+  RVL_END_DIGEST(hmac_sha256_digest, &ctx, out);
   lua_pushlstring(L, (const char *)out, sizeof out);
   return 1;
 }

@@ -1,5 +1,7 @@
 #include "websocket_handshake.h"
 
+#include "nettle_digest.h"
+
 #include <nettle/base64.h>
 #include <nettle/sha1.h>
 #include <string.h>
@@ -14,7 +16,7 @@ void rvl_websocket_accept(const char *key, size_t length, char accept[RVL_WEBSOC
   sha1_init(&ctx);
   sha1_update(&ctx, length, (const uint8_t *)key);
   sha1_update(&ctx, sizeof suffix - 1, (const uint8_t *)suffix);
-  sha1_digest(&ctx, sizeof hash, hash);
+  RVL_END_DIGEST(sha1_digest, &ctx, hash);
   base64_encode_raw(accept, sizeof hash, hash);
 }
 
