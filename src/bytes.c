@@ -23,6 +23,17 @@ bool rvl_bytes_append(rvl_bytes *b, const char *data, size_t length) {
   return true;
 }
 
+void rvl_bytes_trim(rvl_bytes *b) {
+  if (b->length == 0) {
+    rvl_bytes_free(b);
+  } else if (b->length < b->room / 2) {
+    char *smaller = realloc(b->data, b->length);
+    if (smaller == NULL) return;
+    b->data = smaller;
+    b->room = b->length;
+  }
+}
+
 void rvl_bytes_free(rvl_bytes *b) {
   free(b->data);
   *b = (rvl_bytes){0};

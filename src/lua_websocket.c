@@ -450,7 +450,7 @@ static int endpoint_next(lua_State *L) {
   return rvl_websocket_state_of(w)->first != NULL ? push_message(L, w) : 0;
 }
 
-/* queued() → bytes of the messages that have not been taken, with what it takes to keep them */
+/* queued() → what it takes to keep the messages that have not been taken, in bytes */
 static int endpoint_queued(lua_State *L) {
   lua_pushinteger(L, (lua_Integer)rvl_websocket_state_of(check_endpoint(L))->queued);
   return 1;

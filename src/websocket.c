@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #define MOST_HEADER 14
+#define ALLOCATION 16          /* what the allocator takes for each block, about */
 #define RANDOM_ROOM 64         /* masks that are drawn at a time: 16 */
 
 enum { OP_CONTINUATION = 0, OP_CLOSE = 8 };
@@ -227,12 +228,15 @@ static bool check_text(rvl_websocket *w, const unsigned char *at, size_t length)
 
 /* ---- receiving --------------------------------------------------------------------------------------- */
 
+/* What it takes to keep a message. */
+static size_t cost_of(const rvl_websocket_message *m) { return m->bytes.room + sizeof *m + 2 * ALLOCATION; }
+
 rvl_bytes rvl_websocket_take(rvl_websocket *w) {
   rvl_websocket_message *m = (rvl_websocket_message *)(size_t)w->state.first;
   rvl_bytes bytes = m->bytes;
   w->state.first = m->next;
   if (m->next == NULL) w->last = NULL;
-  w->state.queued -= bytes.length + sizeof *m;
+  w->state.queued -= cost_of(m);
   free(m);
   return bytes;
 }
@@ -250,12 +254,13 @@ static bool end_message(rvl_websocket *w) {
   }
   rvl_websocket_message *m = malloc(sizeof *m);
   if (m == NULL) return false;
+  rvl_bytes_trim(&w->message);   /* who sends a million small ones shall not take half a gigabyte */
   *m = (rvl_websocket_message){.kind = text ? RVL_WEBSOCKET_TEXT : RVL_WEBSOCKET_BINARY, .bytes = w->message};
   w->message = (rvl_bytes){0};
   if (w->last != NULL) w->last->next = m;
   else w->state.first = m;
   w->last = m;
-  w->state.queued += m->bytes.length + sizeof *m;
+  w->state.queued += cost_of(m);
   return true;
 }
 

@@ -44,7 +44,7 @@ typedef struct rvl_websocket_message {
 /* What the other side did; for the owner to read. */
 typedef struct rvl_websocket_state {
   const rvl_websocket_message *first;   /* the oldest message that has not been taken; NULL: none */
-  size_t queued;                        /* bytes of all of them, with what it takes to keep them */
+  size_t queued;                        /* what it takes to keep all of them, in bytes */
   bool close_sent, close_received;
   unsigned close_code;                  /* of the peer's close frame */
   size_t reason_length;

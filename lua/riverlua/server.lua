@@ -16,7 +16,7 @@
 -- An answer `{websocket = function(ws) … end}` switches to WebSocket: the function runs in the connection's task with
 -- the object that riverlua.websocket gives a client (`ws:receive()`, `ws:send(text)`, …), and the WebSocket is closed
 -- when it returns (or raises: 1011). It may also say `subprotocols` (those it speaks, the preferred one first; the one
--- agreed on is `ws.subprotocol`), `max_message` (bytes, default 16 MiB) and `headers`. A request that does not ask for
+-- agreed on is `ws.subprotocol`), `max_message` (bytes, default 1 MiB) and `headers`. A request that does not ask for
 -- a WebSocket, or for another version than 13, gets 426; a malformed one 400. It counts as a stream.
 --
 -- The server takes care of keep-alive, pipelined requests, HEAD, `Expect: 100-continue`, chunks both ways, HTTP/1.0,

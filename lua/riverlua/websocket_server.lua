@@ -9,7 +9,8 @@ local websocket_socket = require "riverlua.websocket_socket"
 
 local websocket_server = {}
 
-local MAX_MESSAGE = 16 * 1024 * 1024
+-- Less than a client accepts: there may be a hundred who have all but the last byte of one here.
+local MAX_MESSAGE = 1024 * 1024
 -- Of messages that nobody receives; then the client has to wait.
 local QUEUED_AT_MOST = 1024 * 1024
 

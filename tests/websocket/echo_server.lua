@@ -26,7 +26,7 @@ local function echo(ws)
 end
 
 local routes = {
-  echo = function() return {websocket = echo, subprotocols = {"beta", "gamma"}} end,
+  echo = function() return {websocket = echo, subprotocols = {"beta", "gamma"}, max_message = 16 << 20} end,
   limit = function() return {websocket = echo, max_message = 100} end,
   code = function(code)
     return {websocket = function(ws) ws:close(tonumber(code), "as you like") end}

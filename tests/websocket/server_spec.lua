@@ -125,6 +125,24 @@ describe("riverlua.server with WebSockets", function()
       assert.equal("closed", err[2].kind)
     end)
 
+    it("takes messages of up to a megabyte, more when it is told to", function()
+      local function code_for(length, max_message)
+        local code
+        with_server(function()
+          return {max_message = max_message, websocket = function(ws) ws:send("got " .. #ws:receive(5)) end}
+        end, function(address)
+          local ws <close> = websocket.connect(address, {proxy = false})
+          ws:send(("x"):rep(length), "binary")
+          code = ws:receive(5)
+          if not code then code = ws.close_code end
+        end, {on_error = function() end})
+        return code
+      end
+      assert.equal("got 1048576", code_for(1 << 20))
+      assert.equal(1009, code_for((1 << 20) + 1))
+      assert.equal("got 1048577", code_for((1 << 20) + 1, 2 << 20))
+    end)
+
     it("lets several tasks send and receive", function()
       with_server(function()
         return {websocket = function(ws)

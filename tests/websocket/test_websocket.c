@@ -233,6 +233,22 @@ static void test_congestion(void **state) {
   rvl_websocket_free(w);
 }
 
+/* What is said to be kept is what is kept, also of messages that are hardly more than their headers. */
+static void test_small_messages(void **state) {
+  (void)state;
+  rvl_websocket *w = new_end(RVL_WEBSOCKET_CLIENT);
+  const rvl_websocket_state *s = rvl_websocket_state_of(w);
+  for (int i = 0; i < 1000; i++) feed(w, "\x82\x01x" "\x82\x00", 5);
+  size_t room = 0, count = 0;
+  for (const rvl_websocket_message *m = s->first; m != NULL; m = m->next, count++) room += sizeof *m + m->bytes.room;
+  assert_int_equal(count, 2000);
+  assert_true(room <= s->queued);
+  assert_true(s->queued <= 2000 * 128);
+  rvl_websocket_drop(w);
+  assert_int_equal(s->queued, 0);
+  rvl_websocket_free(w);
+}
+
 static void test_after_our_close(void **state) {
   (void)state;
   rvl_websocket *w = new_end(RVL_WEBSOCKET_CLIENT);
@@ -335,7 +351,7 @@ int main(void) {
       cmocka_unit_test(test_messages),      cmocka_unit_test(test_protocol_errors), cmocka_unit_test(test_text),
       cmocka_unit_test(test_sizes),         cmocka_unit_test(test_close_codes),     cmocka_unit_test(test_answers),
       cmocka_unit_test(test_congestion),    cmocka_unit_test(test_after_our_close), cmocka_unit_test(test_masks_differ),
-      cmocka_unit_test(test_lengths_sent),  cmocka_unit_test(test_handshake),
+      cmocka_unit_test(test_lengths_sent),  cmocka_unit_test(test_handshake),       cmocka_unit_test(test_small_messages),
   };
   return cmocka_run_group_tests(tests, load, unload);
 }
