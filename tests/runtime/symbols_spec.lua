@@ -92,7 +92,7 @@ describe("the libraries", function()
   it("link with what riverlua.pc names for a static program", function()
     if instrumented then return pending("a sanitizer needs its own library") end
     local flags = lines(("PKG_CONFIG_PATH=%s pkg-config --static --libs riverlua"):format(quote(build)))[1]
-    local program, count = os.tmpname(), 0
+    local program, count = os.tmpname(), nil
     flags, count = flags:gsub("%-lriverlua%f[%s\0]", function() return quote(archive) end)
     assert.equal(1, count)
     local source = "#include <riverlua.h>\nint main(void) { riverlua_close(riverlua_new(NULL)); return 0; }\n"

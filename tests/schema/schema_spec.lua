@@ -327,6 +327,33 @@ describe("limits", function()
       {[("a"):rep(100) .. "!"] = 1})
   end)
 
+  it("bound the time of many patterns together", function()
+    local Run = require "riverlua.schema.run"
+    local list, usual = {}, Run.most_seconds
+    for i = 1, 1000 do list[i] = ("a"):rep(300) end   -- each takes a while, and ends
+    Run.most_seconds = 0.1
+    local ok, err = pcall(fails, "limit", "with its patterns takes more than 0.1 seconds", schema.validate,
+      {items = {pattern = "^[^b]*[^b]*[bc][bd]*$|a$"}}, list)
+    local same, names_err = pcall(fails, "limit", "with its patterns", schema.validate,
+      {items = {patternProperties = {["[^b]*[^b]*[bc][bd]*$"] = true}}}, {{[list[1]] = 1}, {[list[1]] = 1},
+        {[list[1]] = 1}})
+    Run.most_seconds = usual
+    assert.is_true(ok, tostring(err))
+    assert.is_true(same, tostring(names_err))
+    assert.is_true(fits({items = {pattern = "^a*$"}}, list))
+  end)
+
+  it("bound the text of problems", function()
+    local value = {}
+    for i = 1, 100 do value[i] = 1 end
+    for i = 1, 20 do value = {[("k"):rep(10000) .. i] = value} end
+    local text = {anyOf = {{type = "object", additionalProperties = {["$ref"] = "#"}},
+      {type = "array", items = {type = "string"}}}}
+    fails("limit", "100000 steps", schema.validate, text, value, {max_work = 100000})
+    local ok, problems = schema.validate(text, value, {max_problems = 10})
+    assert.same({false, 10}, {ok, #problems})
+  end)
+
   it("bound the size of schemas", function()
     local deep = true
     for _ = 1, 255 do deep = {["not"] = deep} end

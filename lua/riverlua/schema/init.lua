@@ -20,8 +20,8 @@
 -- (`riverlua.regex`).
 --
 -- **Limits.** Raised as kind "limit": schemas of more than 100,000 parts or nested deeper than 256 levels, checks
--- nested deeper than 6,000 levels (as when a `$ref` leads back to itself), more than `max_work` steps, patterns that
--- backtrack too long.
+-- nested deeper than 6,000 levels (as when a `$ref` leads back to itself), more than `max_work` steps, a pattern that
+-- backtracks too long, 10 seconds of processor time with patterns.
 
 local Compiler = require "riverlua.schema.compile"
 local errors = require "riverlua.errors"

@@ -90,10 +90,10 @@ end
 
 -- How far a branch is from fitting: a wrong type of the whole, then a wrong tag (const, enum) of a member, then the
 -- number of problems.
-local function distance_of(problems, depth)
-  local distance = #problems
+local function distance_of(run, problems)
+  local distance, depth = #problems, #run.path
   for _, problem in ipairs(problems) do
-    local _, steps = problem.path:gsub("/", "")
+    local steps = run.steps[problem]
     if steps == depth and (problem.keyword == "type" or problem.keyword == "const" or problem.keyword == "enum") then
       distance = distance + 10000
     elseif steps == depth + 1 and (problem.keyword == "const" or problem.keyword == "enum") then
@@ -107,7 +107,7 @@ end
 local function report_nearest(run, keyword, failures)
   local best, best_distance
   for i, problems in ipairs(failures) do
-    local distance = distance_of(problems, #run.path)
+    local distance = distance_of(run, problems)
     if not best or distance < best_distance then best, best_distance = i, distance end
   end
   run:fail(keyword, "must fit one of %s; number %s comes nearest", values.counted(#failures, "alternative"), best)
@@ -119,13 +119,12 @@ end
 
 -- The types named by branches that differ in nothing else that matters here: each failed by the type of the whole
 -- value.
-local function wanted_types(branches, failures, depth)
+local function wanted_types(run, branches, failures)
   local types, known = {}, {}
   for i, problems in ipairs(failures) do
     local problem = problems[1]
-    local _, steps = (problem and problem.path or ""):gsub("/", "")
     local own = type(branches[i]) == "table" and scalars.types_of(branches[i])
-    if #problems ~= 1 or problem.keyword ~= "type" or steps ~= depth or not own then return nil end
+    if #problems ~= 1 or problem.keyword ~= "type" or run.steps[problem] ~= #run.path or not own then return nil end
     for _, name in ipairs(own) do
       if not known[name] then types[#types + 1] = name end
       known[name] = true
@@ -135,7 +134,8 @@ local function wanted_types(branches, failures, depth)
 end
 
 local function report_none(run, keyword, value, branches, failures)
-  local types = wanted_types(branches, failures, #run.path)
+  if #run.problems >= run.most then return false end
+  local types = wanted_types(run, branches, failures)
   if types and #types > 0 then
     return run:fail(keyword, "must be %s, got %v", scalars.name_types(types), value)
   end

@@ -158,7 +158,7 @@ local function build_patterns(patterns, list)
     for name in each_name(value, run) do
       for _, one in ipairs(patterns) do
         run:spend(1)
-        if type(name) == "string" and scalars.matches(one.regex, name) then
+        if type(name) == "string" and run:matches(one.regex, name) then
           if seen then seen.names[name] = true end
           ok = run:into(one.check, rawget(value, name), name, "patternProperties", one.pattern) and ok
         end
@@ -193,7 +193,7 @@ end
 local function matches_any(patterns, name, run)
   for _, one in ipairs(patterns) do
     run:spend(1)
-    if scalars.matches(one.regex, name) then return true end
+    if run:matches(one.regex, name) then return true end
   end
   return false
 end

@@ -13,9 +13,12 @@ local values = require "riverlua.schema.values"
 ---@field most integer how many problems are kept
 ---@field path (string|integer)[] steps into the value
 ---@field where (string|integer)[] steps into the schema
+---@field steps table<riverlua.schema.Problem, integer> how many steps its path has
 ---@field depth integer
 ---@field work integer
 ---@field max_work integer
+---@field searches integer texts that were searched for a pattern
+---@field begun number|nil processor time when the first was
 ---@field decoded boolean
 ---@field scope table[] resources entered, outermost first
 local Run = {}
@@ -24,11 +27,16 @@ Run.__index = Run
 -- Nested checks: each takes a handful of Lua's stack frames, of which there is room for a million slots.
 local DEEPEST <const> = 6000
 
+--- Seconds of processor time after which a validation with patterns is given up: each of many may take long.
+Run.most_seconds = 10
+-- Among short texts the clock is not looked at for each.
+local SHORT_TEXT <const>, CLOCK_EVERY <const> = 64, 16
+
 ---@param options {most: integer, max_work: integer, decoded: boolean}
 ---@return riverlua.schema.Run
 function Run.new(options)
   return setmetatable({most = options.most, max_work = options.max_work, decoded = options.decoded, path = {},
-    where = {}, depth = 0, work = 0, scope = {}}, Run)
+    where = {}, steps = {}, depth = 0, work = 0, searches = 0, scope = {}}, Run)
 end
 
 --- The JSON pointer made of steps.
@@ -50,6 +58,23 @@ function Run:spend(count)
       message = ("schema: checking the value takes more than %d steps"):format(self.max_work),
       hint = "raise it with max_work"}
   end
+end
+
+--- Whether a text matches; what is not UTF-8 matches nothing. Raises kind "limit" when that, and all there was before,
+--- has taken too long.
+---@param compiled riverlua.Regex
+---@param text string
+---@return boolean
+function Run:matches(compiled, text)
+  local searches = self.searches + 1
+  self.searches = searches
+  if not self.begun then
+    self.begun = os.clock()
+  elseif (#text > SHORT_TEXT or searches % CLOCK_EVERY == 0) and os.clock() - self.begun > Run.most_seconds then
+    errors.raise{kind = "limit", message = ("schema: checking the value with its patterns takes more than %g seconds")
+      :format(Run.most_seconds), hint = "do the patterns have neighbouring repetitions of the same characters?"}
+  end
+  return utf8.len(text) ~= nil and compiled:test(text)
 end
 
 --- Goes a level deeper; raises kind "limit" when that is too deep.
@@ -82,8 +107,11 @@ end
 function Run:fail(keyword, format, ...)
   local problems = self.problems
   if problems and #problems < self.most then
-    problems[#problems + 1] = {path = Run.pointer(self.path), keyword = keyword, message = compose(format, ...),
-      schema_path = Run.pointer(self.where) .. "/" .. uri.pointer_step(keyword)}
+    local path, schema_path = Run.pointer(self.path), Run.pointer(self.where) .. "/" .. uri.pointer_step(keyword)
+    self:spend((#path + #schema_path) // 64)   -- names may be long
+    local problem = {path = path, keyword = keyword, message = compose(format, ...), schema_path = schema_path}
+    self.steps[problem] = #self.path
+    problems[#problems + 1] = problem
   end
   return false
 end
@@ -148,12 +176,12 @@ function Run:apply(check, value, seen, keyword, further)
   return ok
 end
 
---- Like `apply`, with the problems kept apart: they are the second result, nil unless problems are wanted.
+--- Like `apply`, with the problems kept apart: they are the second result, nil unless (more) problems are wanted.
 ---@return boolean
 ---@return table|nil problems
 function Run:try(check, value, seen, keyword, further)
   local kept = self.problems
-  local found = kept and {}
+  local found = kept and #kept < self.most and {} or nil
   self.problems = found
   local ok = self:apply(check, value, seen, keyword, further)
   self.problems = kept

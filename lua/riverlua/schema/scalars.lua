@@ -191,14 +191,6 @@ function scalars.regex(compiler, pattern, pointer)
   return compiler.fail(pointer, (result.message:gsub("^regex: ", "")), result.hint)
 end
 
---- Whether a text matches; what is not UTF-8 matches nothing.
----@param compiled riverlua.Regex
----@param text string
----@return boolean
-function scalars.matches(compiled, text)
-  return utf8.len(text) ~= nil and compiled:test(text)
-end
-
 local function build_lengths(schema, parts)
   local list, least, most = parts.string, schema.minLength, schema.maxLength
   if least then
@@ -224,7 +216,7 @@ local function build_strings(compiler, schema, place, parts)
     local compiled = scalars.regex(compiler, schema.pattern, place.pointer .. "/pattern")
     list[#list + 1] = function(value, run)
       run:spend(1 + #value // 64)
-      return scalars.matches(compiled, value) or run:fail("pattern", "must match %s, got %v", schema.pattern, value)
+      return run:matches(compiled, value) or run:fail("pattern", "must match %s, got %v", schema.pattern, value)
     end
   end
   local format = formats.known[schema.format]
