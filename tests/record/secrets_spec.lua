@@ -10,13 +10,13 @@ describe("names of secrets", function()
       "id_token",
       "X-Auth-Token", "csrfmiddlewaretoken", "password", "userPassword", "passwd", "secret", "client_secret",
       "webhook_secret", "clientSecret", "private_key", "secret%5Fkey", "signature", "X-Signature", "credentials",
-      "auth", "jwt", "passphrase"} do
+      "auth", "jwt", "passphrase", "passWord", "api_keys", "secretKeys"} do
       assert.is_true(secrets.is_secret(name), name)
     end
   end)
 
   it("are not those of counts, of words that look like them, and of what is said about secrets", function()
-    for _, name in ipairs{"prompt_tokens", "max_tokens", "total_tokens", "completion_tokens", "tokens", "maxTokens",
+    for _, name in ipairs{"prompt_tokens", "max_tokens", "total_tokens", "completion_tokens", "maxTokens",
       "x-ratelimit-remaining-tokens", "token_type", "token_endpoint", "expires_in", "eos_token", "author", "authority",
       "www-authenticate", "keyboard", "monkey", "keywords", "secretary", "design", "content", "auth_method",
       "signature_version", "max_token"} do
@@ -27,6 +27,11 @@ describe("names of secrets", function()
   it("depend on the value where they may mean anything", function()
     local scrubber = secrets.scrubber()
     assert.equal('{"key":"age","cache_key":"***"}', (scrubber:text('{"key":"age","cache_key":"AIzaSyA1234567890abc"}')))
+    assert.equal('{"key":"***"}', (scrubber:text('{"key":"-----BEGIN RSA PRIVATE KEY-----\\nMIIE\\n-----END"}')))
+    assert.equal('{"tokens":["Hello"," world","***"],"keys":[{"id":"a b","v":"***","token":"***"}]}',
+      (scrubber:text('{"tokens":["Hello"," world","tok_1234567890abcd"],"keys":[{"id":"a b","v":"AIzaSyA1234567890abe",'
+        .. '"token":"x"}]}')))
+    assert.equal('{"access_tokens":{"a":"***"}}', (scrubber:text('{"access_tokens":{"a":"AIzaSyA1234567890abf"}}')))
     assert.equal("http://h/?key=age&key=***", scrubber:url("http://h/?key=age&key=AIzaSyA1234567890abd"))
   end)
 end)
@@ -86,6 +91,16 @@ describe("a scrubber", function()
       scrub'{"url":"wss://ann:pw@h/s?token=abc","u":"http:\\/\\/ann:pw@h"}')
   end)
 
+  it("looks into fragments, names with escapes, and what is said about headers", function()
+    assert.equal("to https://h/cb#state=x&access_token=***", scrub"to https://h/cb#state=x&access_token=abc")
+    assert.equal('{"pass\\u0077ord":"***"}', scrub'{"pass\\u0077ord":"abc"}')
+    assert.equal('["authorization","Bearer ***"], {"value":"Basic ***"}, curl -H "X: bearer ***"',
+      scrub('["authorization","Bearer abcdef12"], {"value":"Basic dXNlcjpwYXNzd29yZDEyMw=="}, '
+        .. 'curl -H "X: bearer x-1234567"'))
+    local harmless = "Basic knowledge of 12345678 bearer bonds; Bearer realm=\"a\""
+    assert.equal(harmless, scrub(harmless))
+  end)
+
   it("knows secrets again wherever they are, as they are and as JSON and URLs write them", function()
     scrubber:headers{{"Authorization", 'Bearer sk/live"key'}, {"Cookie", 'a=cookie-one; b="cookie-two"'}}
     assert.equal('no such key: *** or *** or *** or ***; *** ***',
@@ -132,6 +147,7 @@ describe("a scrubber", function()
   it("is not slow with what is made to make it so", function()
     local size = 300000
     for _, text in ipairs{('"'):rep(size), ('\\'):rep(size) .. '"token', ('{"token":['):rep(size // 10),
+      ('{"tokens":['):rep(size // 10), ('Bearer '):rep(size // 7), ('Bearer a'):rep(size // 7),
       ('://a'):rep(size),
       ('?'):rep(size) .. '"key"', ('a'):rep(size) .. '"key"', ('"a":'):rep(size // 4) .. '"key"',
       ('\\"'):rep(size) .. '"key"'} do

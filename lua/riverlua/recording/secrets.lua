@@ -58,9 +58,11 @@ local function judge(name)
   local words, verdict = words_of(name), false
   for i, word in ipairs(words) do
     if not ABOUT[words[i + 1]] then
-      if is_secret_word(word) and not NOT_AUTHORITY[words[i - 1]] or word == "key" and SECRET_KEYS[words[i - 1]] then
+      local before = words[i - 1]
+      if is_secret_word(word) and not NOT_AUTHORITY[before] or before == "pass" and word == "word"
+        or (word == "key" or word == "keys") and SECRET_KEYS[before] then
         return true
-      elseif word == "key" then
+      elseif word == "key" or word == "keys" or word == "tokens" and (not before or SECRET_KEYS[before]) then
         verdict = "maybe"
       end
     end
@@ -83,9 +85,11 @@ function secrets.is_secret(name)
   return verdict
 end
 
--- Long, in one piece, of letters and digits.
+-- Long, in one piece, of letters and digits; or a key as files have it.
 local function looks_secret(value)
-  return #value >= 16 and not find(value, "[^%w%-_.~+/=:%%]") and find(value, "%d") and find(value, "%a") and true
+  if #value < 16 then return false end
+  return not find(value, "[^%w%-_.~+/=:%%]") and find(value, "%d") and find(value, "%a")
+    or find(value, "PRIVATE KEY-----", 1, true) and true or false
 end
 
 -- What is called a secret and looks a little like one is a secret under other names too.
@@ -136,8 +140,11 @@ local function is_predicted_token(text, name, before, after)
     or find(sub(text, math.max(1, before - 60), before - 1), '"logprob\\*"%s*:%s*[%d.eE+-]+%s*,%s*\\*$')
 end
 
--- All strings in the list or object that begins at `at`, but not the names of its members. Returns where it ends.
-local function scan_container(text, at, last, level, add)
+local function is_container(char) return char == 91 or char == 123 end
+
+-- All strings in the list or object that begins at `at`, but not the names of its members; if the verdict is "maybe"
+-- those that look like secrets. Returns where it ends.
+local function scan_container(text, at, last, level, add, verdict)
   local depth = 0
   while at <= last do
     local stop = find(text, '["%[%]{}]', at)
@@ -146,10 +153,11 @@ local function scan_container(text, at, last, level, add)
     if char == 34 then
       local close, quote = next_quote(text, stop + 1, last, level)
       if not close then close, quote = last + 1, last end
-      if byte(text, skip_blanks(text, quote + 1, last)) ~= 58 then add(stop + 1, close - 1) end
+      if byte(text, skip_blanks(text, quote + 1, last)) ~= 58
+        and (verdict == true or looks_secret(sub(text, stop + 1, close - 1))) then add(stop + 1, close - 1) end
       at = quote + 1
     else
-      depth = depth + ((char == 91 or char == 123) and 1 or -1)
+      depth = depth + (is_container(char) and 1 or -1)
       at = stop + 1
       if depth == 0 then return at end
     end
@@ -167,13 +175,19 @@ local function scan_secret(text, at, last, level, add, verdict)
     return quote + 1
   end
   local char = byte(text, at)
-  if verdict == true and (char == 91 or char == 123) then return scan_container(text, at, last, level, add) end
+  if verdict == true and is_container(char) then return scan_container(text, at, last, level, add, verdict) end
   return at
+end
+
+-- A member's name without escapes of ASCII.
+local function plain_name(name)
+  if not find(name, "\\u00", 1, true) then return name end
+  return (name:gsub("\\+u00([2-7]%x)", function(code) return string.char(tonumber(code, 16)) end))
 end
 
 -- Calls `add(first, last)` for each secret in text[at..last].
 local function scan_json(text, at, last, level, add)
-  local newline = 0
+  local newline, doubted = 0, 0
   while true do
     local open, quote = next_quote(text, at, last, level)
     if not open then return end
@@ -187,8 +201,10 @@ local function scan_json(text, at, last, level, add)
       local colon = skip_blanks(text, close_quote + 1, last)
       if byte(text, colon) == 58 then
         at = skip_blanks(text, colon + 1, last)
-        local verdict = secrets.is_secret(value)
-        if verdict then
+        local verdict = secrets.is_secret(plain_name(value))
+        if verdict == "maybe" and at > doubted and is_container(byte(text, at)) then
+          doubted = scan_container(text, at, last, level, add, verdict)   -- and in it there may be names that are clear
+        elseif verdict then
           local after = scan_secret(text, at, last, level, function(first, stop)
             -- after the value: the backslashes of its quote, and the quote
             if not is_predicted_token(text, value, open, stop + (1 << level) + 1) then add(first, stop) end
@@ -214,9 +230,19 @@ local function scan_form(text, add)
   end
 end
 
+-- Credentials as headers have them, wherever somebody speaks of headers.
+local function scan_schemes(text, add)
+  for first, value in text:gmatch("%f[%a][Bb]earer +()([%w%-._~+/]+=*)") do
+    if is_telling(value) then add(first, first + #value - 1) end
+  end
+  for first, value in text:gmatch("%f[%a][Bb]asic +()([%w+/]+=*)") do
+    if looks_secret(value) then add(first, first + #value - 1) end
+  end
+end
+
 -- User information and parameters of URLs anywhere in a text.
 local function scan_urls(text, add)
-  for name, first, value in text:gmatch("[?&]([%w_.%%%[%]-]+)=()([^&#%s\"'<>\\]*)") do
+  for name, first, value in text:gmatch("[?&#]([%w_.%%%[%]-]+)=()([^&#%s\"'<>\\]*)") do
     if named_secret(name, value) then add(first, first + #value - 1) end
   end
   -- a URL that is itself a parameter
@@ -379,6 +405,7 @@ function Scrubber:text(text, options)
   if options and options.form then scan_form(text, add_named) end
   if find(text, '"', 1, true) then scan_json(text, 1, #text, 0, add_named) end
   scan_urls(text, add_named)
+  scan_schemes(text, add_named)
   add_known(self, text, add)
   spans = merged(spans)
   return masked(text, spans), options and options.pieces and moved_cuts(options.pieces, spans)
