@@ -48,7 +48,7 @@ Transfer.__index = Transfer
 local function failure_values(failure)
   local limit = failure.limit or 0
   if failure.kind == "timeout" then clock.skip(limit) end
-  return nil, failure.kind, failure.message, failure.phase, limit, failure.sent or false
+  return nil, failure.kind, failure.message or failure.kind, failure.phase, limit, failure.sent or false
 end
 
 local function whole_body(entry)

@@ -250,6 +250,18 @@ describe("the files of recordings", function()
     end
   end)
 
+  it("may be written by hand, with failures that say no more than their kind", function()
+    local folder = support.write{'{"type":"http","request":{"method":"GET","url":"http://127.0.0.1/","headers":[]},'
+      .. '"answer":{"status":200,"headers":[],"body":"x"},"failure":{"kind":"protocol"}}'}
+    local result = support.run([[
+      local client <close> = new_client{retries = 0}
+      local res = client:get("/", {stream = true})
+      print(res:read())
+      show_error(res.read, res)
+    ]], "replay", {args = {"http://127.0.0.1"}, folder = folder})
+    assert.matches("^x\nprotocol\t", result.out, 1, result.err)
+  end)
+
   it("are read in bounded memory", function()
     local folder = support.write{}
     local block, count = ("x"):rep(1 << 20), 0
