@@ -301,21 +301,33 @@ local function send_whole(self, connection, state, req, res, lines, keep_alive, 
   return connection:write(head, body, keep_alive and state.more) and keep_alive
 end
 
+-- The answer in place of one that cannot be had or sent.
+local function fault(self, problem, req)
+  if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then error(problem, 0) end
+  say(self, problem, req)
+  return plain(500, "internal server error")
+end
+
+-- Says why a request to switch to WebSocket is not granted.
+local function refuse_websocket(self, connection, state, req, answer)
+  local lines = "Content-Type: text/plain; charset=utf-8\r\n"
+  if answer.status == 426 then lines = lines .. "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" end
+  return send_whole(self, connection, state, req, answer, lines, false, 1)
+end
+
 -- Switches to WebSocket, or says why not. The connection ends with it.
 local function send_websocket(self, connection, state, req, res, lines)
   local websocket_server = require "riverlua.websocket_server"
   local status, text = websocket_server.judge(req)
-  if status then
-    lines = "Content-Type: text/plain; charset=utf-8\r\n"
-    if status == 426 then lines = lines .. "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" end
-    return send_whole(self, connection, state, req, plain(status, text), lines, false, 1)
-  end
+  if status then return refuse_websocket(self, connection, state, req, plain(status, text)) end
+  local made, endpoint = pcall(websocket_server.endpoint, res.max_message)   -- while it is not too late to say no
+  if not made then return refuse_websocket(self, connection, state, req, fault(self, endpoint, req)) end
   local agreed, subprotocol = websocket_server.agree(req, res.subprotocols)
   if not connection:write("HTTP/1.1 101 Switching Protocols" .. date_line(self) .. lines .. agreed .. "\r\n") then
     return false
   end
   state.streaming = true
-  local ok, problem = pcall(websocket_server.run, connection, req, res.websocket, subprotocol, res.max_message)
+  local ok, problem = pcall(websocket_server.run, connection, endpoint, req, res.websocket, subprotocol)
   state.streaming = false
   if not ok then
     if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then error(problem, 0) end
@@ -333,13 +345,6 @@ local function send_counted(self, connection, state, req, res, lines, keep_alive
   end_of_stream(res)
   if not ok then error(result, 0) end
   return result
-end
-
--- The answer in place of one that cannot be had or sent.
-local function fault(self, problem, req)
-  if errors.is(problem, "cancelled") or errors.is(problem, "interrupted") then error(problem, 0) end
-  say(self, problem, req)
-  return plain(500, "internal server error")
 end
 
 -- Sends an answer; true when the connection can go on.

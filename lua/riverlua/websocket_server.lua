@@ -167,15 +167,22 @@ local function conclude(ws, ok, problem)
   ws:close(stops and 1001 or 1011, "", stops and 0 or nil)
 end
 
+--- What `run` needs. Raises kind "unsupported" without libwslay.
+---@param max_message integer|nil
+---@return userdata
+function websocket_server.endpoint(max_message)
+  return core.endpoint("server", max_message or MAX_MESSAGE)
+end
+
 --- Runs `fn(ws)` over a connection that has switched, and closes the WebSocket after it; raises what `fn` raises.
 ---@param connection userdata
+---@param endpoint userdata
 ---@param req riverlua.server.Request
 ---@param fn fun(ws: riverlua.WebSocket)
 ---@param subprotocol string|nil
----@param max_message integer|nil
-function websocket_server.run(connection, req, fn, subprotocol, max_message)
+function websocket_server.run(connection, endpoint, req, fn, subprotocol)
   local carrier = setmetatable({connection = connection, changed = tasks.signal(), taken = tasks.signal(),
-    endpoint = core.endpoint("server", max_message or MAX_MESSAGE), writing = false, ended = false}, Carrier)
+    endpoint = endpoint, writing = false, ended = false}, Carrier)
   local ws = websocket_socket.new(carrier, {name = "websocket of " .. (req.address or "a client"),
     subprotocol = subprotocol, headers = req.headers})
   local reader <close> = task.spawn(read_all, carrier)   -- luacheck: ignore 211

@@ -143,6 +143,15 @@ describe("riverlua.server with WebSockets", function()
       assert.equal("got 1048577", code_for((1 << 20) + 1, 2 << 20))
     end)
 
+    it("says no before it switches when it cannot", function()
+      local err, refused
+      with_server(function() return {max_message = -1, websocket = print} end, function(address)
+        refused = error_of(websocket.connect, address, {proxy = false})
+      end, {on_error = function(problem) err = problem end})
+      assert.same({"websocket", 500}, {refused.kind, refused.status})
+      assert.matches("a size, not negative", tostring(err), 1, true)
+    end)
+
     it("lets several tasks send and receive", function()
       with_server(function()
         return {websocket = function(ws)
