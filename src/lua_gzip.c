@@ -117,12 +117,7 @@ static const luaL_Reg metamethods[] = {{"__gc", inflater_close}, {"__close", inf
 static const luaL_Reg functions[] = {{"inflater", inflater_new}, {NULL, NULL}};
 
 int rvl_open_gzip(lua_State *L) {
-  if (luaL_newmetatable(L, INFLATER)) {
-    luaL_setfuncs(L, metamethods, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-  }
-  lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  rvl_new_class(L, INFLATER, methods, metamethods);
+  rvl_new_functions(L, functions);
   return 1;
 }

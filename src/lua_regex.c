@@ -277,12 +277,7 @@ int rvl_open_regex(lua_State *L) {
   static const luaL_Reg methods[] = {{"find", regex_find}, {"close", regex_close}, {NULL, NULL}};
   static const luaL_Reg metamethods[] = {{"__gc", regex_close}, {"__close", regex_close}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"compile", regex_compile}, {NULL, NULL}};
-  if (luaL_newmetatable(L, REGEX)) {
-    luaL_setfuncs(L, metamethods, 0);
-    luaL_newlib(L, methods);
-    lua_setfield(L, -2, "__index");
-  }
-  lua_pop(L, 1);
-  luaL_newlib(L, functions);
+  rvl_new_class(L, REGEX, methods, metamethods);
+  rvl_new_functions(L, functions);
   return 1;
 }

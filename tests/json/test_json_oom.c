@@ -1,82 +1,22 @@
 /* Every allocation of decode and encode failed once: the call must fail with Lua's memory error, leave the state usable
  * and, once the state is closed, no byte behind. */
-#include <lauxlib.h>
-#include <lua.h>
-#include <lualib.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 
+#include "../support/oom.h"
+
 int rvl_open_json(lua_State *L);
 
-typedef struct {
-  long until_failure; /* allocations still granted; negative: all of them */
-  size_t in_use;
-} meter;
-
-static void *metered(void *context, void *block, size_t old_size, size_t new_size) {
-  meter *m = context;
-  if (!block) old_size = 0; /* there it is a type tag */
-  if (new_size == 0) {
-    m->in_use -= old_size;
-    free(block);
-    return NULL;
-  }
-  if (new_size > old_size && m->until_failure >= 0) { /* shrinking must not fail */
-    if (m->until_failure == 0) return NULL;
-    m->until_failure--;
-  }
-  void *moved = realloc(block, new_size);
-  if (moved) m->in_use += new_size - old_size;
-  return moved;
-}
-
-static int open_all(lua_State *L) {
-  luaL_openlibs(L);
+static int open_json(lua_State *L) {
   luaL_requiref(L, "json", rvl_open_json, 1);
-  /* Lua 5.4 leaves the metatable of its own string buffers unfinished if memory ends while it is made: have it made. */
-  luaL_Buffer b;
-  luaL_buffinitsize(L, &b, 10000);
-  luaL_pushresultsize(&b, 0);
-  lua_pop(L, 1);
   return 0;
 }
 
-/* Runs `code`, which must return a function, and then that function with the Nth allocation failing, for all N. */
-static void sweep(const char *code) {
-  meter m = {-1, 0};
-  lua_State *L = lua_newstate(metered, &m);
-  assert_non_null(L);
-  lua_pushcfunction(L, open_all);
-  assert_int_equal(lua_pcall(L, 0, 0, 0), LUA_OK);
-  assert_int_equal(luaL_dostring(L, code), LUA_OK);
-  assert_true(lua_isfunction(L, -1));
-  long n = 0;
-  int status;
-  do {
-    assert_true(n < 100000);
-    lua_gc(L, LUA_GCCOLLECT);
-    lua_pushvalue(L, -1);
-    m.until_failure = n++;
-    status = lua_pcall(L, 0, 1, 0);
-    m.until_failure = -1;
-    if (status == LUA_OK) {
-      assert_true(lua_toboolean(L, -1));
-    } else if (!strstr(lua_tostring(L, -1), "not enough memory")) {
-      fail_msg("allocation %ld: %s", n, lua_tostring(L, -1));
-    }
-    lua_pop(L, 1);
-    lua_gc(L, LUA_GCCOLLECT);
-  } while (status != LUA_OK);
-  assert_true(n > 1);
-  lua_close(L);
-  assert_int_equal(m.in_use, 0);
-}
+static void sweep(const char *code) { sweep_module(open_json, code); }
 
 static void test_decode(void **state) {
   (void)state;
@@ -132,28 +72,15 @@ static void test_errors(void **state) {
 static void test_open(void **state) {
   (void)state;
   sweep("return function() package.loaded.json = nil; return json.array() end");
-  for (long n = 0;; n++) {
-    meter m = {-1, 0};
-    lua_State *L = lua_newstate(metered, &m);
-    assert_non_null(L);
-    lua_pushcfunction(L, open_all);
-    m.until_failure = n;
-    int status = lua_pcall(L, 0, 0, 0);
-    m.until_failure = -1;
-    lua_close(L);
-    assert_int_equal(m.in_use, 0);
-    if (status == LUA_OK) break;
-    assert_int_equal(status, LUA_ERRMEM);
-  }
+  sweep_opening(open_json, "assert(json.decode('[1]')[1] == 1 and json.encode(json.null) == 'null')");
 }
 
 /* A limit on memory holds for the encoder too, since it has no memory of its own. */
 static void test_limit_holds(void **state) {
   (void)state;
-  meter m = {-1, 0};
-  lua_State *L = lua_newstate(metered, &m);
-  lua_pushcfunction(L, open_all);
-  assert_int_equal(lua_pcall(L, 0, 0, 0), LUA_OK);
+  meter m;
+  lua_State *L = metered_state(&m);
+  open_in(L, open_json);
   size_t before = m.in_use;
   assert_int_equal(luaL_dostring(L, "local text = json.encode(('x'):rep(1000000)); return #text"), LUA_OK);
   assert_int_equal(lua_tointeger(L, -1), 1000002);
@@ -161,8 +88,7 @@ static void test_limit_holds(void **state) {
   lua_settop(L, 0);
   lua_gc(L, LUA_GCCOLLECT);
   assert_true(m.in_use < before + 10000);
-  lua_close(L);
-  assert_int_equal(m.in_use, 0);
+  end_metered(L, &m);
 }
 
 int main(void) {
