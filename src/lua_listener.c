@@ -52,12 +52,6 @@ static connection_box *check_connection(lua_State *L) { return luaL_checkudata(L
 
 /* ---- waiting -------------------------------------------------------------------------------------------- */
 
-static lua_Number seconds_until(uint64_t due) {
-  uint64_t now = rvl_now();
-  if (due == 0) return -1;
-  return due > now ? (lua_Number)(due - now) / 1e9 : 0;
-}
-
 static uint64_t due_in(lua_Number seconds) {
   return seconds > 0 && seconds < 9e9 ? rvl_now() + (uint64_t)(seconds * 1e9) : 0;
 }
@@ -287,7 +281,7 @@ static int request_k(lua_State *L, int status, lua_KContext ctx) {
       return luaL_error(L, "not enough memory");
   }
   rvl_connection_flush(c);
-  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(box->due), ctx, request_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, rvl_seconds_until(box->due), ctx, request_k);
 }
 
 /*
@@ -351,7 +345,7 @@ static int write_k(lua_State *L, int status, lua_KContext ctx) {
     lua_pushboolean(L, !c->broken);
     return 1;
   }
-  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(due), ctx, write_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, rvl_seconds_until(due), ctx, write_k);
 }
 
 /*
@@ -391,7 +385,7 @@ static int finish_k(lua_State *L, int status, lua_KContext ctx) {
   rvl_connection *c = &box->connection;
   if (status == LUA_YIELD) rvl_waited(L, &box->waiting);
   bool over = c->broken || (c->ended && rvl_connection_unsent(c) == 0) || rvl_now() >= box->due;
-  if (!over) return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(box->due), ctx, finish_k);
+  if (!over) return rvl_wait_counted(L, &box->waiting, &box->changed, rvl_seconds_until(box->due), ctx, finish_k);
   rvl_connection_close(c);
   return 0;
 }

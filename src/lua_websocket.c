@@ -83,12 +83,6 @@ static uint64_t check_nanoseconds(lua_State *L, int arg) {
   return seconds < 9e9 ? (uint64_t)(seconds * 1e9) : 0;
 }
 
-static lua_Number seconds_until(uint64_t due) {
-  uint64_t now = rvl_now();
-  if (due == 0) return -1;
-  return due > now ? (lua_Number)(due - now) / 1e9 : 0;
-}
-
 /* ---- opening a socket -------------------------------------------------------------------------------- */
 
 static socket_box *check_socket(lua_State *L) { return luaL_checkudata(L, 1, SOCKET); }
@@ -209,7 +203,7 @@ static int handshake_k(lua_State *L, int status, lua_KContext ctx) {
   if (c->answered && has_refused(a)) return push_refusal(L, box);
   if (c->answered) return push_no_answer(L, box, "protocol", a->error != NULL ? a->error : "that is no answer");
   if (late) return push_no_answer(L, box, "timeout", NULL);
-  return rvl_wait_counted(L, &box->waiting, &box->changed, seconds_until(box->due), ctx, handshake_k);
+  return rvl_wait_counted(L, &box->waiting, &box->changed, rvl_seconds_until(box->due), ctx, handshake_k);
 }
 
 /*
@@ -266,7 +260,7 @@ static int receive_k(lua_State *L, int status, lua_KContext ctx) {
     lua_pushliteral(L, "timeout");
     return 2;
   }
-  lua_Number seconds = seconds_until((uint64_t)lua_tointeger(L, 2));
+  lua_Number seconds = rvl_seconds_until((uint64_t)lua_tointeger(L, 2));
   return rvl_wait_counted(L, &box->waiting, &box->changed, seconds, ctx, receive_k);
 }
 
@@ -327,7 +321,7 @@ static int pong_k(lua_State *L, int status, lua_KContext ctx) {
     lua_pushliteral(L, "timeout");
     return 2;
   }
-  lua_Number seconds = seconds_until((uint64_t)lua_tointeger(L, 3));
+  lua_Number seconds = rvl_seconds_until((uint64_t)lua_tointeger(L, 3));
   return rvl_wait_counted(L, &box->waiting, &box->changed, seconds, ctx, pong_k);
 }
 
@@ -347,7 +341,7 @@ static int close_k(lua_State *L, int status, lua_KContext ctx) {
   if (given_up || !c->duplex.open) rvl_websocket_client_drop(c);
   if (status == LUA_YIELD) rvl_waited(L, &box->waiting);
   if (!c->duplex.open) return push_end(L, box);
-  lua_Number seconds = seconds_until((uint64_t)lua_tointeger(L, 2));
+  lua_Number seconds = rvl_seconds_until((uint64_t)lua_tointeger(L, 2));
   return rvl_wait_counted(L, &box->waiting, &box->changed, seconds, ctx, close_k);
 }
 

@@ -103,6 +103,8 @@ void rvl_push_error(lua_State *L, const char *kind, const char *hint, const char
 ** context is cancelled; then goes on in `k`, which must begin with rvl_woken. Use: return rvl_wait(…).
 */
 int rvl_wait(lua_State *L, rvl_runtime *rt, rvl_signal *signal, lua_Number seconds, lua_KContext ctx, lua_KFunction k);
+/* How long it is until then, for rvl_wait; 0: never. */
+lua_Number rvl_seconds_until(uint64_t due);
 /* Why the wait ended; raises when it was cancelled or interrupted. */
 rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt);
 

@@ -182,6 +182,12 @@ rvl_wake_reason rvl_woken(lua_State *L, rvl_runtime *rt) {
   return c->woken;
 }
 
+lua_Number rvl_seconds_until(uint64_t due) {
+  uint64_t now = rvl_now();
+  if (due == 0) return -1;
+  return due > now ? (lua_Number)(due - now) / 1e9 : 0;
+}
+
 int rvl_wait_counted(lua_State *L, rvl_wait_count *w, rvl_signal *signal, lua_Number seconds, lua_KContext ctx,
                      lua_KFunction k) {
   w->count++;

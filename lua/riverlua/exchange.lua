@@ -4,6 +4,7 @@ local clock = require "riverlua.clock"
 local core = require "riverlua.core.transfer"
 local errors = require "riverlua.errors"
 local response = require "riverlua.response"
+local route = require "riverlua.route"
 local runtime = require "riverlua.core.runtime"
 local tasks = require "riverlua.core.task"
 local url = require "riverlua.url"
@@ -44,13 +45,6 @@ local function read_timeouts(where, given, base)
   return out
 end
 
-local function names_proxy()
-  for _, name in ipairs{"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"} do
-    if os.getenv(name) then return true end
-  end
-  return false
-end
-
 local http_modes = {auto = "auto", prior = "prior", [false] = "1.1", [true] = "auto"}
 
 -- name → type; true: looked at where it is used
@@ -85,9 +79,6 @@ function exchange.new(where, options)
   if not mode then
     errors.raise{kind = "argument", message = where .. ": 'http2' must be \"auto\", \"prior\" or false"}
   end
-  local proxy = options.proxy
-  -- "": none; saves libcurl from looking into the environment for every request
-  if proxy == false or proxy == nil and not names_proxy() then proxy = "" end
   local self = setmetatable({}, Exchange)
   self.timeouts = read_timeouts(where, options.timeout, default_timeouts)
   self.retries = options.retries or 2
@@ -97,15 +88,9 @@ function exchange.new(where, options)
   self.headers = options.headers or {}
   self.harmless = setmetatable({}, {__index = harmless_headers})
   for _, name in ipairs(options.safe_headers or {}) do self.harmless[name:lower()] = true end
-  self.net, self.replays = open_net{
-    proxy = proxy,
-    ca_file = options.ca_file or os.getenv("RIVERLUA_CA") or os.getenv("SSL_CERT_FILE"),
-    unix_socket = options.unix_socket,
-    http = mode,
-    verify = options.verify ~= false,
-    decompress = options.decompress ~= false,
-    plain_http1 = mode ~= "prior",
-  }
+  local profile = route.profile(options)
+  profile.http, profile.decompress, profile.plain_http1 = mode, options.decompress ~= false, mode ~= "prior"
+  self.net, self.replays = open_net(profile)
   self.header_sets = {}   -- by content type and table
   self.retried = 0
   return self

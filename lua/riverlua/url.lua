@@ -54,6 +54,12 @@ function url.escape(text)
   return (tostring(text):gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
 end
 
+--- The text without percent-encodings; `+` stays.
+---@param text string
+function url.unescape(text)
+  return (text:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end))
+end
+
 --- `a=1&b=x%20y`, keys in sorted order; a list as value repeats the key.
 ---@param fields table<string, any>
 function url.encode_form(fields)
@@ -81,7 +87,7 @@ local secret_names = {"key", "token", "secret", "password", "passwd", "passphras
 --- Whether the name of a parameter, field or header holds a word that secrets are called by. Says yes rather too often.
 ---@param name string may be percent-encoded
 function url.sounds_secret(name)
-  name = name:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end):lower()
+  name = url.unescape(name):lower()
   for _, secret in ipairs(secret_names) do
     if name:find(secret, 1, true) then return true end
   end

@@ -15,6 +15,7 @@ local core_transfer = require "riverlua.core.transfer"
 local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
 local response = require "riverlua.response"
+local route = require "riverlua.route"
 local runtime = require "riverlua.core.runtime"
 local tasks = require "riverlua.core.task"
 local url = require "riverlua.url"
@@ -82,26 +83,12 @@ end
 
 -- ------------------------------------------------------------------------------------------------- connections
 
-local function names_proxy()
-  for _, name in ipairs{"http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"} do
-    if os.getenv(name) then return true end
-  end
-  return false
-end
-
 -- WebSockets with the same options share what libcurl needs only once: it is more than a WebSocket needs.
 local nets = setmetatable({}, {__mode = "v"})
 
 local function net_for(options)
-  local proxy = options.proxy
-  if proxy == false or proxy == nil and not names_proxy() then proxy = "" end
-  local profile = {
-    proxy = proxy,
-    ca_file = options.ca_file or os.getenv("RIVERLUA_CA") or os.getenv("SSL_CERT_FILE"),
-    unix_socket = options.unix_socket,
-    verify = options.verify ~= false,
-    http = "1.1", decompress = false, plain_http1 = false,
-  }
+  local profile = route.profile(options)
+  profile.http, profile.decompress, profile.plain_http1 = "1.1", false, false
   local key = ("%s\0%s\0%s\0%s"):format(profile.proxy, profile.ca_file, profile.unix_socket, profile.verify)
   local net = nets[key]
   if not net then
@@ -183,10 +170,6 @@ local function join_protocols(protocols)
   return table.concat(protocols, ", ")
 end
 
-local function unescape(text)
-  return (text:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end))
-end
-
 local function build_request(parts, options, key, protocols)
   local lines = {"GET " .. parts.target .. " HTTP/1.1"}
   local own = {}
@@ -201,7 +184,7 @@ local function build_request(parts, options, key, protocols)
   if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: riverlua/" .. runtime.version end
   if parts.userinfo and not seen.authorization then
     local user, password = parts.userinfo:match("^([^:]*):?(.*)$")
-    lines[#lines + 1] = "Authorization: Basic " .. digest.to_base64(unescape(user) .. ":" .. unescape(password))
+    lines[#lines + 1] = "Authorization: Basic " .. digest.to_base64(url.unescape(user) .. ":" .. url.unescape(password))
   end
   table.move(own, 1, #own, #lines + 1, lines)
   return table.concat(lines, "\r\n") .. "\r\n\r\n"

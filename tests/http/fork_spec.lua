@@ -8,9 +8,7 @@ describe("after a fork", function()
 
   setup(function()
     stub = servers.stub()
-    library = os.tmpname() .. ".so"
-    assert(os.execute(("${CC:-cc} -shared -fPIC $(pkg-config --cflags lua5.4) -o %s %s"):format(
-      servers.quote(library), servers.quote(here .. "../support/fork.c"))))
+    library = servers.fork_library()
   end)
   teardown(function()
     stub:close()

@@ -7,9 +7,7 @@ describe("after a fork, the parent serves on while the child", function()
   local library
 
   setup(function()
-    library = os.tmpname() .. ".so"
-    assert(os.execute(("${CC:-cc} -shared -fPIC $(pkg-config --cflags lua5.4) -o %s %s"):format(
-      servers.quote(library), servers.quote(here .. "../support/fork.c"))))
+    library = servers.fork_library()
   end)
   teardown(function() os.remove(library) end)
 

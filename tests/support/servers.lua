@@ -194,6 +194,14 @@ function servers.open_files()
   return count
 end
 
+--- The path of a module for Lua with fork and wait (fork.c), made for this occasion; for the caller to remove.
+function servers.fork_library()
+  local library = os.tmpname() .. ".so"
+  assert(os.execute(("${CC:-cc} -shared -fPIC $(pkg-config --cflags lua5.4) -o %s %s"):format(quote(library),
+    quote(folder .. "fork.c"))))
+  return library
+end
+
 --- Calls `fn` and returns the error that it must raise.
 function servers.error_of(fn, ...)
   local ok, err = pcall(fn, ...)

@@ -135,9 +135,7 @@ describe("a process with WebSockets", function()
     local library
 
     setup(function()
-      library = os.tmpname() .. ".so"
-      assert(os.execute(("${CC:-cc} -shared -fPIC $(pkg-config --cflags lua5.4) -o %s %s"):format(
-        servers.quote(library), servers.quote(here .. "../support/fork.c"))))
+      library = servers.fork_library()
     end)
     teardown(function() os.remove(library) end)
 

@@ -37,7 +37,7 @@ local NOT_AUTHORITY = set_of"eos bos pad unk sep cls mask stop special max min p
 
 local function words_of(name)
   local words = {}
-  name = name:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
+  name = url.unescape(name)
   for word in name:gsub("(%l)(%u)", "%1 %2"):gsub("(%u)(%u%l)", "%1 %2"):lower():gmatch("%w+") do
     words[#words + 1] = word
   end
@@ -296,10 +296,6 @@ function Scrubber:know(text)
   end
 end
 
-local function unescape(text)
-  return (text:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end))
-end
-
 local function know_basic(self, encoded)
   local decoded = digest.from_base64(encoded)
   local password = decoded and decoded:match("^[^:]*:(.*)$")
@@ -324,9 +320,9 @@ local function know_userinfo(self, address)
   local userinfo = address:match("^%a[%w+.-]*://([^/?#]*)@")
   if not userinfo then return end
   local user, password = userinfo:match("^([^:]*):(.*)$")
-  if not user then return self:know(unescape(userinfo)) end
-  self:know(unescape(password))
-  self:know(digest.to_base64(unescape(user) .. ":" .. unescape(password)))
+  if not user then return self:know(url.unescape(userinfo)) end
+  self:know(url.unescape(password))
+  self:know(digest.to_base64(url.unescape(user) .. ":" .. url.unescape(password)))
 end
 
 -- The spans in order, those that touch as one.

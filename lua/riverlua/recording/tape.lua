@@ -71,18 +71,14 @@ local function plain_value(value, path)
   return out
 end
 
-local function unescape(text)
-  return (text:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end))
-end
-
 -- Fields of a query or form, decoded and by name; fields of one name stay in order.
 local function fields_of(text)
   local fields = {}
   for field in text:gmatch("[^&]+") do
     local name, value = field:match("^([^=]*)=?(.*)$")
-    name = unescape((name:gsub("%+", " ")))
+    name = url.unescape((name:gsub("%+", " ")))
     if not settings.names[name] then
-      fields[#fields + 1] = {name, unescape((value:gsub("%+", " "))), #fields}
+      fields[#fields + 1] = {name, url.unescape((value:gsub("%+", " "))), #fields}
     end
   end
   table.sort(fields, function(a, b)
@@ -140,7 +136,7 @@ local function view_of(request, kind)
   local parts = url.parse(request.url)
   local view = {type = kind, method = request.method, label = request.label or "", headers = {}}
   view.place = parts and place_of(parts) or request.url
-  view.path = parts and unescape(parts.path) or ""
+  view.path = parts and url.unescape(parts.path) or ""
   view.query = parts and fields_of(parts.query or "") or ""
   view.body_kind, view.body, view.value = body_key(request)
   for i, name in ipairs(settings.headers) do
