@@ -107,9 +107,9 @@ local function open(call)
     local session = require("riverlua.recording").session()
     if session and session.mode == "replay" then
       call.replays = true
-      return require("riverlua.websocket_replay").open(session, call)
+      return require("riverlua.recording.websocket_replay").open(session, call)
     elseif session then
-      return require("riverlua.websocket_record").open(session, call, open_socket)
+      return require("riverlua.recording.websocket_record").open(session, call, open_socket)
     end
   end
   return open_socket(call)

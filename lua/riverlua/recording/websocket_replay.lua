@@ -10,7 +10,7 @@ local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
 local tapes = require "riverlua.recording.tape"
 local url = require "riverlua.url"
-local websocket_record = require "riverlua.websocket_record"
+local websocket_record = require "riverlua.recording.websocket_record"
 
 local websocket_replay = {}
 
