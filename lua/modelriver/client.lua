@@ -22,10 +22,13 @@ local ELSEWHERE = {ai_async = "modelriver.job", resume = "modelriver.job", callb
   callback_error = "modelriver.callback", run = "modelriver.tools", map = "modelriver.map",
   session = "modelriver.session"}
 
+local function check_colon(self, what, arguments)
+  if getmetatable(self) == Client then return end
+  errors.raise{kind = "argument", message = ("%s: call it with a colon: client:%s%s"):format(what, what, arguments)}
+end
+
 local function check_self(self, what)
-  if getmetatable(self) ~= Client then
-    errors.raise{kind = "argument", message = ("%s: call it with a colon: client:%s{…}"):format(what, what)}
-  end
+  check_colon(self, what, "{…}")
   self.gateway:check_open()
 end
 
@@ -48,16 +51,22 @@ function Client.__index(self, name)
   elseif name == "usage" then
     return rawget(self, "gateway").usage
   elseif type(name) == "string" and not name:find("^_") then
-    local known = {chat = true, usage = true}
-    for method in pairs(ELSEWHERE) do known[method] = true end
-    for method in pairs(Client) do known[method] = true end
-    local near = errors.suggest(name, known)
+    local near = errors.suggest(name, Client.__names())
     if near then
       errors.raise{kind = "argument", message = ("a modelriver.Client has no '%s'"):format(name),
         hint = ("did you mean '%s'?"):format(near)}
     end
   end
   return nil
+end
+
+--- For completion at the prompt.
+function Client.__names()
+  local all = {"chat", "usage"}
+  for _, known in ipairs{Client, ELSEWHERE} do
+    for name in pairs(known) do all[#all + 1] = name end
+  end
+  return all
 end
 
 --- Asks a workflow and returns its answer. (POST /v1/ai)
@@ -108,7 +117,8 @@ end
 --- Counts: `requests`, `connections` … of the connections; `retries`: requests sent again; `slowed`: answers with 429.
 ---@return table
 function Client:stats()
-  check_self(self, "stats")
+  check_colon(self, "stats", "()")
+  self.gateway:check_open()
   local transport = self.gateway.transport
   local stats = transport.stats and transport:stats() or {}
   stats.slowed, stats.retries = self.gateway.slowed, self.gateway.retried
@@ -116,7 +126,10 @@ function Client:stats()
 end
 
 --- Closes the connections; calls after that raise kind "closed".
-function Client:close() self.gateway:close() end
+function Client:close()
+  check_colon(self, "close", "()")
+  self.gateway:close()
+end
 
 Client.__close = Client.close
 
@@ -148,6 +161,10 @@ end
 ---@return modelriver.Client
 function client.new(options)
   options = options or {}
+  if type(options) == "string" then   -- which could be the key: it is not shown
+    errors.raise{kind = "argument", message = "modelriver.Client: the options stand in a table, got a string",
+      hint = "write modelriver.Client{base_url = \"embedded:\"}, or {api_key = …}"}
+  end
   errors.expect("modelriver.Client", "options", options, "table")
   errors.check_options("modelriver.Client", options, OPTIONS)
   errors.expect("modelriver.Client", "project_id", options.project_id, "string|nil")

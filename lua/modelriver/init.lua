@@ -15,6 +15,9 @@ local modelriver = {}
 ---@param options table|nil
 ---@return modelriver.Client
 function modelriver.Client(options)
+  if options == modelriver then
+    errors.raise{kind = "argument", message = "modelriver.Client: call it with a dot: modelriver.Client{…}"}
+  end
   return require("modelriver.client").new(options)
 end
 
@@ -25,6 +28,15 @@ for _, name in ipairs{"user", "system", "assistant", "tool", "image", "text"} do
   FUNCTIONS[name] = {"modelriver.messages", name}
 end
 
+-- Also for completion at the prompt.
+local function names()
+  local all = {"Client"}
+  for _, known in ipairs{MODULES, FUNCTIONS} do
+    for name in pairs(known) do all[#all + 1] = name end
+  end
+  return all
+end
+
 local function lookup(self, name)
   local value
   if MODULES[name] then
@@ -32,10 +44,7 @@ local function lookup(self, name)
   elseif FUNCTIONS[name] then
     value = require(FUNCTIONS[name][1])[FUNCTIONS[name][2]]
   else
-    local known = {Client = true}
-    for own in pairs(MODULES) do known[own] = true end
-    for own in pairs(FUNCTIONS) do known[own] = true end
-    local near = type(name) == "string" and errors.suggest(name, known)
+    local near = type(name) == "string" and errors.suggest(name, names())
     if near then
       errors.raise{kind = "argument", message = ("the module 'modelriver' has no '%s'"):format(name),
         hint = ("did you mean modelriver.%s?"):format(near)}
@@ -46,4 +55,4 @@ local function lookup(self, name)
   return value
 end
 
-return setmetatable(modelriver, {__index = lookup})
+return setmetatable(modelriver, {__index = lookup, __names = names})

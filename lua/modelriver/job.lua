@@ -301,6 +301,10 @@ local WAIT_OPTIONS = {timeout = true, on_status = true, on_step = true, on_event
 
 -- `more`: names that are known, too, but not looked at here.
 local function check_wait(where, options, more)
+  if type(options) == "number" then
+    errors.raise{kind = "argument", message = where .. ": the time stands in a table",
+      hint = ("write %s{timeout = %g}"):format(where, options)}
+  end
   errors.expect(where, "options", options, "table")
   local known = {}
   for _, names in ipairs{WAIT_OPTIONS, more or {}} do
@@ -372,6 +376,8 @@ end
 function Job:__tostring()
   return ("modelriver.Job(%s%s, %s)"):format(self.workflow and self.workflow .. ", " or "", self.id, self.status)
 end
+
+errors.want_colon(Job, "job")
 
 local function new_job(client, id, workflow, body)
   return setmetatable({client = client, id = id, workflow = workflow, body = body, status = "pending",

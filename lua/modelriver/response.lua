@@ -3,6 +3,7 @@
 -- Shapes: the provider's own body with `X-ModelRiver-*` headers (OpenAI's or Anthropic's form), the wrapped envelope
 -- `{data, customer_data, meta, backups}`, test mode, and the payloads of jobs and webhooks.
 
+local errors = require "riverlua.errors"
 local failure = require "modelriver.failure"
 local json = require "riverlua.json"
 local meta = require "modelriver.meta"
@@ -275,6 +276,8 @@ function Response:text()
   if data == nil or data == self.raw or read_provider(data) then return "" end
   return encode(data)
 end
+
+errors.want_colon(Response, "response")
 
 function Response:__tostring()
   local m = self.meta

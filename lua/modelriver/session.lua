@@ -162,6 +162,8 @@ end
 
 Session.__close = Session.close
 
+errors.want_colon(Session, "session")
+
 function Session:__tostring() return ("modelriver.Session(%d messages)"):format(#self.messages) end
 
 --- `client:session{…}`: a session on this client.

@@ -468,6 +468,17 @@ function Stream:__tostring()
   return ("modelriver.Stream(%s%s)"):format(self.call.workflow or self.call.what, self.closed and ", closed" or "")
 end
 
+--- For completion at the prompt.
+function Stream.__names()
+  local all = {"content", "tool_calls"}
+  for _, known in ipairs{SHOWN, Stream} do
+    for name in pairs(known) do all[#all + 1] = name end
+  end
+  return all
+end
+
+errors.want_colon(Stream, "stream")
+
 --- Internal: sends the request and returns the stream when its headers are there.
 ---@param gateway modelriver.Gateway
 ---@param call table as for Gateway:post, with the body

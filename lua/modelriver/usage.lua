@@ -101,6 +101,8 @@ function Totals:reset()
   self.total, self.by_workflow, self.by_model, self.uncounted = new_count(), {}, {}, 0
 end
 
+errors.want_colon(Totals, "usage")
+
 function Totals:__tostring()
   local t = self.total
   return ("%d requests, %d tokens (%d prompt, %d completion)"):format(t.requests, t.total_tokens, t.prompt_tokens,

@@ -11,7 +11,7 @@ local OPTIONS = {on_done = true, failures = true}
 -- Its own options and those of job:wait, apart.
 local function read_options(jobs, options)
   errors.expect("wait_all", "jobs", jobs, "table")
-  errors.expect("wait_all", "options", options, "table")
+  if type(options) ~= "table" then job.check_wait("wait_all", options) end
   for i = 1, #jobs do
     if not job.is(jobs[i]) then
       errors.raise{kind = "argument", message = ("wait_all: jobs[%d] is no job, but %s"):format(i,

@@ -129,6 +129,22 @@ function errors.check_options(where, given, allowed)
   end
 end
 
+--- Lets the methods of a class say what is wrong when they are called with a dot in place of the colon. To be called
+--- when all are there; metamethods, and names that begin with an underscore, stay as they are.
+---@param class table the methods; also the metatable of its objects
+---@param name string what an object is called in messages: "job"
+function errors.want_colon(class, name)
+  for method, fn in pairs(class) do
+    if type(fn) == "function" and method:sub(1, 1) ~= "_" then
+      class[method] = function(self, ...)
+        if getmetatable(self) == class then return fn(self, ...) end
+        errors.raise{kind = "argument",
+          message = ("%s:%s: call it with a colon: %s:%s(…)"):format(name, method, name, method)}
+      end
+    end
+  end
+end
+
 --- "an integer", "a string".
 ---@param noun string
 function errors.with_article(noun)

@@ -1,7 +1,8 @@
 --- Completion of names at the prompt: globals, locals of the session, keywords, fields and methods.
 --
 -- Nothing of the user's is called: only tables are looked into, and `__index` only where it is a table. Tables whose
--- fields are made when they are asked for say so in their metatable: `__names(value)` → list of names.
+-- fields are made when they are asked for, or are not all for the user, say so in their metatable: `__names(value)` →
+-- list of names.
 
 local complete = {}
 
@@ -111,8 +112,9 @@ function complete.candidates(before, session)
   if path then
     local value = path ~= "" and resolve(path, session)
     if value ~= nil and value ~= false then
-      for _, name in ipairs(names_of(value) or {}) do offer(name) end
-      for _, place in ipairs(places(value)) do
+      local told = names_of(value)
+      for _, name in ipairs(told or {}) do offer(name) end
+      for _, place in ipairs(told and {} or places(value)) do
         for name, entry in next, place do
           if separator == "." or callable(entry) then offer(name) end
         end
