@@ -60,16 +60,23 @@ function ask.streamed(gateway, what, path, body, options, raw)
   return stream.open(gateway, call_of(what, path, body, options), raw)
 end
 
+local function object_in(call, res, tries)
+  if res.body == nil or res.body:find("^%s*$") then return {} end
+  local ok, value = pcall(failure.decode, res.body)
+  if ok and type(value) == "table" then return value end
+  error(failure.unreadable(call, res.body, ok and "the answer is no JSON object"
+    or failure.why_not_json(call, res.body, value), {res = res, tries = tries}), 0)
+end
+
 --- Sends a request that is answered with a JSON object, of whatever fields.
 ---@param call table as for Gateway:post
+---@param check (fun(object: table, res: table, tries: integer))|nil raises what is wrong with it
 ---@return table
-function ask.object(gateway, call)
+function ask.object(gateway, call, check)
   return (gateway:post(call, function(res, tries)
-    if res.body == nil or res.body:find("^%s*$") then return {} end
-    local ok, value = pcall(failure.decode, res.body)
-    if ok and type(value) == "table" then return value end
-    error(failure.unreadable(call, res.body, ok and "the answer is no JSON object"
-      or failure.why_not_json(call, res.body, value), {res = res, tries = tries}), 0)
+    local object = object_in(call, res, tries)
+    if check then check(object, res, tries) end
+    return object
   end))
 end
 

@@ -125,7 +125,7 @@ function Client:stats()
   return stats
 end
 
---- Closes the connections; calls after that raise kind "closed".
+--- Closes the connections. Calls that wait, and calls after that, raise kind "closed".
 function Client:close()
   check_colon(self, "close", "()")
   self.gateway:close()

@@ -72,6 +72,8 @@ local function scrubbed(call, value, depth)
   return copy
 end
 
+failure.scrubbed = scrubbed
+
 -- The beginning of a body.
 local function body_of(call, text) return text and call.scrub(text):sub(1, LONGEST_BODY) end
 
@@ -131,7 +133,9 @@ local HINTS = {
 
 local function hint_of(err)
   local message = err.message
-  if err.code == "model_not_supported" or message:find("event-driven", 1, true) then
+  if err.kind == "not_found" and err.channel_id then
+    return "the service does not know this job (any more), or it is another project's"
+  elseif err.code == "model_not_supported" or message:find("event-driven", 1, true) then
     return "event-driven workflows answer later: use client:ai_async"
   elseif message:find("redentials not configured", 1, true) then
     return "add a key of the provider to the project in ModelRiver's console"

@@ -26,6 +26,7 @@ local POLICIES = {
 ---@class modelriver.Gateway
 ---@field base_url string without slash at its end, and without /v1
 ---@field usage modelriver.Totals
+---@field peers table<table, true> open WebSockets: they end with the client
 local Gateway = {}
 Gateway.__index = Gateway
 Gateway.__name = "modelriver.Gateway"
@@ -70,7 +71,7 @@ function gateway.new(options)
     retry_provider = options_of.flag(options, "retry_provider", false),
     paused_until = 0, slowed = 0, retried = 0, first_delay = FIRST_DELAY,
     timeouts = timeouts, stream_timeouts = stream_timeouts, scrub = scrubber(key),
-    usage = require("modelriver.usage").new(options.prices), others = {}, http = http,
+    usage = require("modelriver.usage").new(options.prices), others = {}, peers = {}, http = http,
     transport = open_transport(base, http, options),
   }, Gateway)
   --- Seconds to wait after so many tries.
@@ -92,6 +93,7 @@ end
 function Gateway:close()
   local open = self.transport
   self.transport = nil
+  for peer in pairs(self.peers) do peer:close(1000, "", 0) end   -- where jobs are waited for
   if open then open:close() end
   for _, other in pairs(self.others) do other:close() end
   self.others = {}

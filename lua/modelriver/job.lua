@@ -10,7 +10,6 @@ local errors = require "riverlua.errors"
 local failure = require "modelriver.failure"
 local job_place = require "modelriver.job_place"
 local job_steps = require "modelriver.job_steps"
-local json = require "riverlua.json"
 local meta = require "modelriver.meta"
 local phoenix = require "modelriver.phoenix"
 local request = require "modelriver.request"
@@ -67,6 +66,8 @@ local function settle(self, status, result, err)
 end
 
 local function payload_failure(self, payload)
+  local call = self.client.gateway   -- which knows what is secret
+  payload = failure.scrubbed(call, payload)
   local parts = failure.parts(payload) or {}
   local normal = meta.normal(payload.meta)
   local message, details = parts.message or "it failed, and the service does not say why", parts.details or {}
@@ -74,7 +75,8 @@ local function payload_failure(self, payload)
     message = message .. ": " .. details.message
   end
   return errors.new{kind = "job", channel_id = self.id, workflow = self.workflow, code = parts.code, type = parts.type,
-    message = place_of(self) .. message, details = parts.details, attempts = normal.attempts, meta = normal,
+    message = place_of(self) .. failure.one_line(call, message), details = parts.details, meta = normal,
+    attempts = normal.attempts,
     provider_status = type(details.status) == "number" and details.status or nil, status_text = payload.status,
     customer_data = payload.customer_data, payload = payload, retryable = false}
 end
@@ -215,10 +217,13 @@ local function listen(self, due)
   local peer = gateway:check_open():websocket(address, {timeout = left,
     recording = {label = self.id, ignore = phoenix.is_heartbeat}})
   local socket = phoenix.new(peer, self.heartbeat, patience)
+  gateway.peers[peer] = true
   local _ <close> = setmetatable({}, {__close = function()
+    gateway.peers[peer] = nil
     socket:leave()
     peer:close(1000, "", CLOSING)
   end})
+  gateway:check_open()   -- it may have been closed meanwhile
   tell(self, "connected", {})
   return follow(self, socket, topics, due)
 end
@@ -291,6 +296,7 @@ local function run(self, due, seconds)
     if not ok then
       if self.thrown then error(over, 0) end
       if not may_try_again(self, over) then give_up(self, over) end
+      self.client.gateway:check_open()
       pause(self, over, due)
     end
   end
@@ -395,13 +401,11 @@ function job.methods.ai_async(self, given, text, more)
   local body, options = request.read("ai_async", given, text, more)
   local call = {what = "ai_async", path = "/v1/ai/async", policy = "async", body = body, workflow = body.workflow,
     timeout = options.timeout, retries = options.retries, headers = options.headers}
-  local answer = ask.object(self.gateway, call)
-  if response.is_failure(answer) then
-    error(failure.from_envelope(call, answer, {status = 200, headers = {}}, 1), 0)
-  end
-  if type(answer.channel_id) ~= "string" or answer.channel_id == "" then
-    error(failure.unreadable(call, json.encode(answer), "the answer has no channel_id"), 0)
-  end
+  local answer = ask.object(self.gateway, call, function(told, res, tries)
+    if response.is_failure(told) then error(failure.from_envelope(call, told, res, tries), 0) end
+    if type(told.channel_id) == "string" and told.channel_id ~= "" then return end
+    error(failure.unreadable(call, res.body or "", "the answer has no channel_id", {res = res, tries = tries}), 0)
+  end)
   local made = new_job(self, answer.channel_id, body.workflow, body)
   made.test_mode, made.instructions = answer.test_mode == true, answer.instructions
   take_place(made, answer)

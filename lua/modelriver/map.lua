@@ -26,9 +26,10 @@ local function adapt(run)
 end
 
 local function call(run, item, index)
+  if not run.on_error then return run.fn(item, index) end   -- its traceback leads to the place in `fn`
   local ok, value = pcall(run.fn, item, index)
   if ok then return value end
-  if not run.on_error or errors.is(value, "cancelled") or errors.is(value, "interrupted") then error(value, 0) end
+  if errors.is(value, "cancelled") or errors.is(value, "interrupted") then error(value, 0) end
   return run.on_error(value, item, index)
 end
 

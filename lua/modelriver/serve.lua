@@ -98,7 +98,10 @@ local function load_workflows(path)
   errors.expect("modelriver.serve", "workflows", path, "string")
   local chunk, problem = loadfile(path, "t")
   if not chunk then errors.raise{kind = "argument", message = "modelriver.serve: " .. problem} end
-  chunk()
+  local ok, failed = pcall(chunk)
+  if ok then return end
+  if errors.is(failed) then error(failed, 0) end
+  errors.raise{kind = "argument", message = "modelriver.serve: " .. tostring(failed)}
 end
 
 --- Opens the gateway on a socket.

@@ -83,11 +83,14 @@ end
 
 -- What a chunk or an event named "error" says about a failure.
 local function fail_told(self, body, text)
-  local parts = failure.parts(body) or {}
+  local parts = failure.scrubbed(self.call, failure.parts(body) or {})
   local message = parts.message or (text ~= "" and text) or "the provider failed"
-  fail(self, {message = "the stream broke off: " .. message:sub(1, 500), code = parts.code, type = parts.type,
-    param = parts.param, details = parts.details})
+  fail(self, {message = "the stream broke off: " .. failure.one_line(self.call, message), code = parts.code,
+    type = parts.type, param = parts.param, details = parts.details})
 end
+
+-- What has a name of its own, also in the middle of a stream.
+local KEPT_KINDS = {timeout = true, limit = true, closed = true}
 
 -- What reading it raised.
 local function fail_read(self, err)
@@ -98,9 +101,9 @@ local function fail_read(self, err)
   if err.code == "stream_truncated" then
     fail(self, {code = err.code, message = err.message, hint = "err.partial has the text so far"})
   end
-  local timed_out = err.kind == "timeout"
-  fail(self, {kind = (timed_out or err.kind == "limit") and err.kind or "stream", phase = err.phase,
-    code = not timed_out and "stream_broken" or nil, message = "the stream broke off: " .. err.message,
+  local kept = KEPT_KINDS[err.kind]
+  fail(self, {kind = kept and err.kind or "stream", phase = err.phase, code = not kept and "stream_broken" or nil,
+    message = "the stream broke off: " .. err.message,
     hint = err.hint, cause = err})
 end
 
@@ -134,7 +137,7 @@ local function accept(self, res, tries)
   local decoded, body = pcall(failure.decode, text)
   if not decoded or type(body) ~= "table" then
     error(failure.unreadable(self.call, text, "the answer is neither a stream nor JSON",
-      {status = res.status, tries = tries}), 0)
+      {res = res, tries = tries}), 0)
   end
   if response.is_failure(body) then error(failure.from_envelope(self.call, body, res, tries), 0) end
   self.ready = {chunk_of_whole(body)}
@@ -242,7 +245,7 @@ local function next_chunk(self)
     if ok and type(chunk) == "table" then fail_told(self, chunk, "") else fail_told(self, nil, data) end
   elseif not ok or type(chunk) ~= "table" then
     fail(self, {kind = "protocol", code = "stream_malformed", body = self.call.scrub(data:sub(1, 4096)),
-      message = "a piece of the stream is not JSON: " .. (errors.is(chunk) and chunk.message or data:sub(1, 80))})
+      message = "a piece of the stream is not JSON: " .. (ok and failure.one_line(self.call, data) or chunk.message)})
   elseif response.is_failure(chunk) or type(chunk.error) == "string" then
     fail_told(self, chunk, "")
   end

@@ -199,6 +199,9 @@ local hints = {
 local function failure(call, attempts, kind, message, phase, limit)
   local text = message
   local hint = hints[kind]
+  if kind == "tls" and message:find("wrong version number", 1, true) then
+    hint = "the server does not seem to speak TLS at this port: http:// in place of https://?"
+  end
   if kind == "timeout" then
     text = timeout_texts[phase]:format(limit)
     hint = ("raise timeout.%s if the server needs longer"):format(phase)

@@ -96,6 +96,7 @@ describe("a callback", function()
     local err = support.error_of(client.callback, client, server:url("/v1/callback/nobody"), {})
     assert.equal("not_found", err.kind)
     assert.equal("nobody", err.channel_id)
+    assert.truthy(err.hint:find("does not know this job", 1, true), err.hint)
   end)
 
   it("with a wrong key is refused", function()

@@ -75,6 +75,19 @@ describe("a failure told in the middle of a stream", function()
     assert.equal("so far", err.partial)
   end)
 
+  it("is told on one line, whose characters are whole", function()
+    local long = ("\u{e9}"):rep(600)
+    for _, event in ipairs{'data: {"error":{"message":"first\\nsecond %s"}}\n\n', "data: \"first\\nsecond %s\"\n\n",
+      "event: error\ndata: first\ndata: second %s\n\n"} do
+      local transport = support.pieces_transport{event:format(long)}
+      local other <close> = support.client(server, {transport = transport})
+      local err = broken(other, "w")
+      assert.truthy(err.message:find("first.*second \u{e9}"), err.message)
+      assert.is_nil(tostring(err):find("\n", 1, true))
+      assert.is_true(utf8.len(tostring(err)) < 700)
+    end
+  end)
+
   it("is told again to whoever asks again", function()
     local stream = client:stream(support.question("echo+midfail:data"))
     local err = support.error_of(stream.text, stream)
@@ -382,6 +395,13 @@ describe("the key", function()
       ('data: {"error":{"message":"the key %s is not good"}}\n\n'):format(key)}
     local other <close> = support.client(server, {transport = transport})
     assert.truthy(broken(other, "w").message:find("the key *** is not good", 1, true))
+    local deep = support.pieces_transport{('data: {"error":{"message":"no","code":"%s","details":{"was":["%s"]}}}\n\n')
+      :format(key, key)}
+    local third <close> = support.client(server, {transport = deep})
+    local err = broken(third, "w")
+    assert.equal("***", err.code)
+    assert.equal("***", err.details.was[1])
+    assert.is_nil(support.leak(server, err))
     local garbled = support.pieces_transport{("data: {%s\n\n"):format(key)}
     local another <close> = support.client(server, {transport = garbled})
     assert.truthy(broken(another, "w").body:find("***", 1, true))

@@ -44,6 +44,14 @@ describe("riverlua serve modelriver", function()
     assert.equal("The tool said Oslo: -3", answer:text())
   end)
 
+  it("asked by https says what to try", function()
+    local other <close> = modelriver.Client{base_url = "https" .. server.info.url:sub(5), api_key = KEY,
+      retries = 0, http = {proxy = false}}
+    local err = servers.error_of(other.ai, other, "echo", "x")
+    assert.equal("tls", err.kind)
+    assert.truthy(err.hint:find("http:// in place of https://", 1, true), err.hint)
+  end)
+
   it("gives jobs' answers over WebSockets, to many at once", function()
     local jobs = {}
     for i = 1, 100 do jobs[i] = client:ai_async("slow", "job " .. i) end
@@ -167,6 +175,17 @@ describe("riverlua serve modelriver", function()
       return text
     end
     assert.truthy(complaint("--workflow x"):find("did you mean --workflows", 1, true))
+    local broken = os.tmpname()
+    for text, expected in pairs{["nothing()"] = ":1: attempt to call a nil value (global 'nothing')",
+      ["require('modelriver').embedded.workflow('w', {respnd = print})"] = "did you mean 'respond'?"} do
+      local file <close> = assert(io.open(broken, "w"))
+      file:write(text)
+      file:close()
+      local said = complaint("--port 0 --workflows " .. broken)
+      assert.truthy(said:find(expected, 1, true), said)
+      assert.is_nil(said:find("traceback", 1, true))
+    end
+    os.remove(broken)
     assert.truthy(complaint("--port 0 --workflows nowhere.lua"):find("cannot open nowhere.lua", 1, true))
     assert.truthy(complaint("--port 0 --webhook_scheme D"):find("must be A, B or C", 1, true))
     assert.truthy(complaint("--help"):find("--webhook_secret", 1, true))

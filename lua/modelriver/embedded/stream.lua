@@ -68,8 +68,10 @@ end
 --- A piece that a function emits; the reader gets it before the function goes on.
 ---@param piece string
 function Writer:emit(piece)
+  local first = not self.started
   self:content(piece)
   task.sleep(0)
+  if first then task.sleep(0) end   -- a turn for the answer's head, and one for the piece
 end
 
 -- Whether a chunk carries something of the answer.

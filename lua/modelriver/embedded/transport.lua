@@ -40,12 +40,21 @@ local function limits_of(timeout)
   return limit_of(timeout.first_byte) or total, total, limit_of(timeout.idle)
 end
 
+-- A task of its own answers, so that closing the transport can end it.
 local function ask(self, req, first, total)
   local limit = first and total and math.min(first, total) or first or total
-  if not limit then return self.gateway:answer(req) end
-  local ok, given = pcall(task.timeout, limit, self.gateway.answer, self.gateway, req)
-  if ok then return given end
-  if not errors.is(given, "timeout") then error(given, 0) end
+  local child <close> = task.spawn(self.gateway.answer, self.gateway, req)
+  self.asking[child] = true
+  if not child:join(limit) then
+    child:cancel("the time is up")
+    child:join()
+  end
+  local status = child:status()
+  if self.closed and status == "cancelled" then
+    errors.raise{kind = "closed", method = req.method, url = "embedded:" .. req.path,
+      message = ("%s embedded:%s: it was closed before it was done"):format(req.method, req.path)}
+  end
+  if status ~= "cancelled" then return child:await() end
   local phase = limit == total and "total" or "first_byte"
   errors.raise{kind = "timeout", phase = phase, method = req.method, url = "embedded:" .. req.path, sent = true,
     message = ("%s embedded:%s: no answer within %g s"):format(req.method, req.path, limit)}
@@ -78,13 +87,14 @@ function Transport:websocket(url, options)   -- luacheck: ignore 212
   return require("modelriver.embedded.socket").connect(self.gateway, url)
 end
 
---- Ends the streams, and the jobs for which nobody waits. Requests after that raise kind "closed".
+--- Ends what is under way: requests, streams, and jobs for which nobody waits. Requests raise kind "closed".
 function Transport:close()
   if self.closed then return end
   self.closed = true
   local open = self.streams
   self.streams = {}
   for res in pairs(open) do res:close() end
+  for child in pairs(self.asking) do child:cancel("the client has been closed") end
   self.gateway:close()
 end
 
@@ -125,7 +135,8 @@ function transport.new(registry, options)
     webhook_scheme = options.webhook_scheme or "A", webhook_delays = options.webhook_delays or DELAYS,
     project_id = options.project_id or PROJECT, base_url = (options.base_url or "embedded:"):gsub("/+$", ""),
   }
-  return setmetatable({gateway = gateway.new(registry, complete), streams = {}}, Transport)
+  return setmetatable({gateway = gateway.new(registry, complete), streams = {},
+    asking = setmetatable({}, {__mode = "k"})}, Transport)
 end
 
 return transport
