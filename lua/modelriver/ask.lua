@@ -54,6 +54,11 @@ function ask.add_usage(sum, tokens)
 end
 
 --- Sends a request whose answer comes piece by piece.
+---@param gateway modelriver.Gateway
+---@param what string the method, for messages
+---@param path string
+---@param body table
+---@param options table `timeout`, `retries`, `headers`
 ---@param raw boolean|nil hand out chunks as they came
 ---@return modelriver.Stream
 function ask.streamed(gateway, what, path, body, options, raw)
@@ -69,6 +74,7 @@ local function object_in(call, res, tries)
 end
 
 --- Sends a request that is answered with a JSON object, of whatever fields.
+---@param gateway modelriver.Gateway
 ---@param call table as for Gateway:post
 ---@param check (fun(object: table, res: table, tries: integer))|nil raises what is wrong with it
 ---@return table

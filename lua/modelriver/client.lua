@@ -176,6 +176,8 @@ function client.new(options)
 end
 
 --- Internal: whether a value is a client.
+---@param value any
+---@return boolean
 function client.is(value) return getmetatable(value) == Client end
 
 return client

@@ -332,7 +332,9 @@ end
 
 failure.decode = decode
 
---- A decoded value as clients hand it out: JSON null is absent in objects.
+--- A decoded value as clients hand it out: JSON null is absent in objects. The value itself is changed.
+---@param value any
+---@return any
 function failure.without_null(value)
   if value == json.null then return nil end
   if type(value) == "table" then

@@ -85,11 +85,14 @@ function gateway.new(options)
   return self
 end
 
+--- The transport; raises kind "closed" when the client has been closed.
+---@return table
 function Gateway:check_open()
   if not self.transport then errors.raise{kind = "closed", message = "this modelriver.Client has been closed"} end
   return self.transport
 end
 
+--- Closes all connections, those on which somebody waits too.
 function Gateway:close()
   local open = self.transport
   self.transport = nil
@@ -231,12 +234,14 @@ local function note_limit(self, err, tries, retries)
 end
 
 --- The deadlines of a call, in seconds; 0: none.
+---@param call table as for Gateway:post
 ---@return { connect: number, first_byte: number, idle: number, total: number }
 function Gateway:limits(call)
   return options_of.timeouts(call.what, call.timeout, call.stream and self.stream_timeouts or self.timeouts)
 end
 
 --- How often a call may be sent again.
+---@param call table as for Gateway:post
 ---@return integer
 function Gateway:retries_of(call)
   return call.retries == nil and self.retries or options_of.retries(call.what, call.retries)

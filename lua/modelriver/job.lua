@@ -396,6 +396,8 @@ end
 --- knows whether it arrived, unless the client's `retry_async` says so: a second job costs money.
 ---@param self modelriver.Client
 ---@param given table|string
+---@param text string|nil
+---@param more table|nil
 ---@return modelriver.Job
 function job.methods.ai_async(self, given, text, more)
   local body, options = request.read("ai_async", given, text, more)
@@ -432,6 +434,8 @@ end
 job.check_wait = check_wait
 
 --- Internal: whether a value is a job.
+---@param value any
+---@return boolean
 function job.is(value) return getmetatable(value) == Job end
 
 return job

@@ -12,6 +12,8 @@ local ORDER = {queue = 1, process = 2, backend = 3, receive = 4, complete = 5}
 ---@field error string|nil
 
 ---@class modelriver.Steps
+---@field list modelriver.Step[] in their order
+---@field on_step fun(step: modelriver.Step, list: modelriver.Step[])|nil told when a step has another status
 local Steps = {}
 Steps.__index = Steps
 
@@ -19,6 +21,8 @@ Steps.__index = Steps
 function job_steps.new() return setmetatable({list = {}, by_id = {}}, Steps) end
 
 --- Whether there is a step of that name.
+---@param id string
+---@return boolean
 function Steps:has(id) return self.by_id[id] ~= nil end
 
 --- Sets a step's status; `on_step` is told when it is another one.

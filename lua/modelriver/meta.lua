@@ -29,6 +29,7 @@ local meta = {}
 ---@field offline_fallback boolean the answer was made up, because no provider answered
 ---@field test_mode boolean the answer is sample data
 ---@field structured_output boolean
+---@field attempt_count integer|nil how many were tried, also when not more than their number was said
 
 -- The first of them that is a table.
 local function table_of(...)

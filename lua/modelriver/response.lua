@@ -33,6 +33,11 @@ local response = {}
 ---@field headers table
 ---@field request_id string|nil
 ---@field tries integer how often the request was sent
+---@field status integer|nil HTTP status; nil for jobs
+---@field channel_id string|nil of a job
+---@field task_id any what the callback of an event-driven job named
+---@field callback_metadata any the same
+---@field refusal string|nil why the model does not answer
 local Response = {}
 Response.__index = Response
 Response.__name = "modelriver.Response"
@@ -285,5 +290,11 @@ function Response:__tostring()
   return ("modelriver.Response(%s%s%s)"):format(m.workflow and m.workflow .. ", " or "", m.model or "unknown model",
     tokens and (", %d tokens"):format(tokens) or "")
 end
+
+--- Internal: what a provider's body says, of OpenAI's or Anthropic's form; nil when it is none.
+---@param body any
+---@return { message: table|nil, text: string|nil, refusal: string|nil, tool_calls: modelriver.ToolCall[],
+--- finish_reason: string|nil }|nil
+response.read_provider = read_provider
 
 return response

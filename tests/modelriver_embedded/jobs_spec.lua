@@ -29,6 +29,17 @@ describe("jobs of the embedded service", function()
     embedded.reset()
   end)
 
+  it("whose callback never comes are not kept for ever, though their client is closed", function()
+    local hasty, told = embedded.new{callback_seconds = 0}, task.queue()
+    embedded.webhook("embedded:told", function() told:put(true) end)
+    local details = support.start(hasty, {workflow = "event", webhook_url = "embedded:told"})
+    told:get(10)
+    hasty:close()
+    support.start(transport, {workflow = "w"})   -- looks after them
+    embedded.reset()                             -- forgets what has ended
+    answer(transport, {channel_id = details.channel_id}, "/v1/ai/reconnect", 404)
+  end)
+
   local function callback(details, body)
     return transport:request{method = "POST", path = "/v1/callback/" .. details.channel_id, json = body}
   end

@@ -1,5 +1,6 @@
 --- A provider that is another server with OpenAI's chat completions.
 
+local client_failure = require "modelriver.failure"
 local failure = require "modelriver.embedded.failure"
 local json = require "riverlua.json"
 local outcome = require "modelriver.embedded.outcome"
@@ -46,12 +47,8 @@ end
 
 -- What a server says about a failure, in any of the usual shapes.
 local function message_of(body, text)
-  if type(body) == "table" then
-    if type(body.error) == "table" and type(body.error.message) == "string" then return body.error.message end
-    if type(body.message) == "string" then return body.message end
-    if type(body.error) == "string" then return body.error end
-    if type(body.detail) == "string" then return body.detail end
-  end
+  local parts = client_failure.parts(body)
+  if parts and parts.message then return parts.message end
   local line = text:match("^%s*([^\r\n]*)"):sub(1, 200)
   return line ~= "" and utf8.len(line) and line or "the server gave no reason"
 end

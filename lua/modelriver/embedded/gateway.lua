@@ -5,13 +5,13 @@
 -- close} (see modelriver.embedded.answer).
 
 local answer = require "modelriver.embedded.answer"
-local cache = require "modelriver.embedded.cache"
 local checks = require "modelriver.embedded.checks"
 local delivery = require "modelriver.embedded.delivery"
 local idempotency = require "modelriver.embedded.idempotency"
 local jobs = require "modelriver.embedded.jobs"
 local providers = require "modelriver.embedded.providers"
 local stream = require "modelriver.embedded.stream"
+local workflows = require "modelriver.embedded.workflow"
 
 local gateway = {}
 
@@ -31,21 +31,21 @@ end
 
 -- The workflow that a request names, or nil and the refusal.
 local function find_workflow(self, request, openai)
-  local workflows = self.registry.workflows
+  local known = self.registry.workflows
   local name = request.workflow
   if openai then
     name = request.model
     if not name then return nil, checks.invalid("'model' is missing: it names the workflow", "model") end
   end
   if name then
-    if workflows[name] then return workflows[name] end
+    if known[name] then return known[name] end
     return nil, missing_workflow(name)
   end
   if not request.provider or not request.model then
     return nil, checks.invalid("'workflow' is missing; give it, or both 'provider' and 'model'", "workflow")
   end
   name = request.provider .. "/" .. request.model
-  if workflows[name] then return workflows[name] end
+  if known[name] then return known[name] end
   return nil, checks.invalid(("No provider '%s' with the model '%s' is configured"):format(request.provider,
     request.model), "provider")
 end
@@ -61,7 +61,7 @@ local function prepare(self, req, openai)
   if not workflow then return nil, refused end
   return providers.new_run{workflow = workflow, request = request, body = body, openai = openai,
     wrapped = not openai and request.format == "wrapped", report = self.registry.report,
-    customer_data = cache.values(workflow.cache_fields, request), http = function() return self:http_client() end}
+    customer_data = workflows.customer_data(workflow, request), http = function() return self:http_client() end}
 end
 
 local function run_stream(run)
@@ -162,7 +162,7 @@ end
 ---@param options table those of modelriver.embedded.new, complete; and `base_url` under which it is reached
 ---@return modelriver.embedded.Gateway
 function gateway.new(registry, options)
-  return setmetatable({registry = registry, options = options, own_jobs = {}, awaiting = {first = 1, last = 0},
+  return setmetatable({registry = registry, options = options, own_jobs = {},
     deliveries = {}, idempotency = idempotency.new()}, Gateway)
 end
 

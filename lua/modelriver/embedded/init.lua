@@ -7,10 +7,15 @@
 --     print(client:ai{workflow = "summary", messages = {{role = "user", content = "A long text"}}}:text())
 --
 -- What a function returns: a text; `{tool_calls = {{name =, arguments =}}}`; `{content =, finish_reason =, usage =}`;
--- the whole body of a provider (with `choices`, or Anthropic's `content` list), passed on as it is; any other table is
--- a structured answer. What it raises is a provider's failure, `error{status = 504, message =, reason = "timeout"}`
+-- the whole body of a provider (with `choices`, or Anthropic's with `type = "message"`), passed on as it is; any other
+-- table is a structured answer. What it raises is a provider's failure, `error{status = 504, message =, reason = "timeout"}`
 -- in words of its own: the next provider is asked, and the one who called learns the message, never a traceback. To
 -- see tracebacks, set `modelriver.embedded.on_error = function(problem, where) … where.traceback … end`.
+--
+-- The way of a request: transport (or modelriver.serve) → gateway, which routes → checks, idempotency → workflow →
+-- providers, in turn (forward: a server; outcome: what one gave; schemas; failure; text: words and tokens) → answer, or
+-- stream. Jobs: jobs, kept in store → channels, the Phoenix side, over socket → delivery of webhooks. response is what
+-- transport hands out.
 
 local errors = require "riverlua.errors"
 local store = require "modelriver.embedded.store"

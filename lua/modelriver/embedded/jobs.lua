@@ -54,7 +54,7 @@ end
 
 local function end_generated(self, run)
   self.state, self.due = "awaiting", task.now() + self.gateway.options.callback_seconds
-  local awaiting = self.gateway.awaiting
+  local awaiting = self.store.awaiting
   awaiting.last = awaiting.last + 1
   awaiting[awaiting.last] = self
   say(self, {status = "ai_generated", channel_id = self.id, event_name = self.event_name, message = "success",
@@ -109,10 +109,10 @@ local function webhook_of(run)
   return address
 end
 
--- Ends the jobs whose callback never came, though nobody looks at them any more. All wait equally long, so the first
--- one is due first.
-local function sweep(gateway)
-  local awaiting = gateway.awaiting
+-- Ends the jobs whose callback never came, though nobody looks at them any more, and their client may be closed. Most
+-- wait equally long, so the first one is due first.
+local function sweep(store)
+  local awaiting = store.awaiting
   while awaiting.first <= awaiting.last do
     local job = awaiting[awaiting.first]
     job:settle()
@@ -143,8 +143,8 @@ function jobs.start(gateway, run)
   local webhook_url
   webhook_url, refused = webhook_of(run)
   if refused then return refused end
-  sweep(gateway)
   local store = gateway.registry.store
+  sweep(store)
   local job = setmetatable({id = digest.uuid(), project_id = gateway.options.project_id, gateway = gateway,
     store = store, state = "running", channels = {}, event_name = event_name, webhook_url = webhook_url,
     customer_data = run.customer_data, workflow = run.workflow.name}, Job)

@@ -1,5 +1,6 @@
 --- What a provider gave, in one shape: from what a workflow's function returned, or from the body of a server.
 
+local client_response = require "modelriver.response"
 local digest = require "riverlua.digest"
 local failure = require "modelriver.embedded.failure"
 local json = require "riverlua.json"
@@ -50,33 +51,11 @@ local function tool_calls(list)
   return #calls > 0 and calls or nil
 end
 
-local function is_anthropic(value)
-  if type(value.content) ~= "table" then return false end
-  local first = value.content[1]
-  return value.type == "message" or value.stop_reason ~= nil or type(first) == "table" and type(first.type) == "string"
-end
-
-local STOP_REASONS = {end_turn = "stop", stop_sequence = "stop", max_tokens = "length", tool_use = "tool_calls",
-  refusal = "content_filter"}
-
-local function of_anthropic(body)
-  local parts, calls = {}, {}
-  for _, block in ipairs(body.content) do
-    if block.type == "text" then parts[#parts + 1] = block.text end
-    if block.type == "tool_use" then
-      calls[#calls + 1] = {id = block.id, name = block.name, arguments = block.input}
-    end
-  end
-  return {body = body, content = table.concat(parts), tool_calls = tool_calls(calls),
-    finish_reason = STOP_REASONS[body.stop_reason] or "stop", usage = meta.usage(body.usage)}
-end
-
-local function of_openai(body)
-  local choice = type(body.choices[1]) == "table" and body.choices[1] or {}
-  local message = type(choice.message) == "table" and choice.message or {}
-  return {body = body, content = message.content ~= nil and texts.of_content(message.content) or nil,
-    tool_calls = tool_calls(message.tool_calls),
-    finish_reason = type(choice.finish_reason) == "string" and choice.finish_reason or "stop",
+-- A provider's whole body.
+local function of_provider(body)
+  local said = client_response.read_provider(body) or {}
+  return {body = body, content = said.text, tool_calls = tool_calls(said.tool_calls),
+    finish_reason = type(said.finish_reason) == "string" and said.finish_reason or "stop",
     usage = meta.usage(body.usage)}
 end
 
@@ -111,8 +90,7 @@ local function read(value, emitted, schema)
   if type(value) ~= "table" then
     wrong(("returned %s, not a text or a table"):format(value == nil and "nothing" or "a " .. type(value)))
   end
-  if type(value.choices) == "table" then return of_openai(value) end
-  if is_anthropic(value) then return of_anthropic(value) end
+  if type(value.choices) == "table" or client_response.read_provider(value) then return of_provider(value) end
   if is_plain(value, schema) then return of_plain(value) end
   return {data = value, structured = true, finish_reason = "stop"}
 end

@@ -11,6 +11,7 @@ local MOST_ENDED = 1000
 
 ---@class modelriver.embedded.Store
 ---@field jobs table<string, modelriver.embedded.Job> by channel_id
+---@field awaiting table jobs that wait, or waited, for a callback, from `first` to `last`
 local Store = {}
 Store.__index = Store
 
@@ -72,7 +73,7 @@ end
 --- An empty store.
 ---@return modelriver.embedded.Store
 function store.new()
-  return setmetatable({jobs = {}, order = {}, first = 1, last = 0,
+  return setmetatable({jobs = {}, order = {}, first = 1, last = 0, awaiting = {first = 1, last = 0},
     tokens = {}, token_order = {}, tokens_first = 1, tokens_last = 0}, Store)
 end
 

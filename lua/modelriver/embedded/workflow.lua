@@ -1,6 +1,7 @@
---- Workflows as they are registered: checked once, in one shape.
+--- Workflows as they are registered: checked once, in one shape; and the cache fields that they name.
 
 local errors = require "riverlua.errors"
+local json = require "riverlua.json"
 
 local workflow = {}
 
@@ -134,6 +135,32 @@ function workflow.check(name, spec)
     testing = check_testing(where, spec.testing), offline_fallback = spec.offline_fallback == true,
     webhook_url = spec.webhook_url, validate = spec.validate ~= false,
   }
+end
+
+-- The value at a dotted path; numbers count from 0 in arrays.
+local function at(value, path)
+  for key in path:gmatch("[^.]+") do
+    if type(value) ~= "table" then return nil end
+    local direct = value[key]
+    if direct == nil and key:find("^%d+$") and #key < 10 then direct = value[math.tointeger(tonumber(key)) + 1] end
+    value = direct
+  end
+  return value
+end
+
+--- The cache fields that a request has: path, as it was written → value.
+---@param self modelriver.embedded.Workflow
+---@param request table
+---@return table<string, any>
+function workflow.customer_data(self, request)
+  local values = json.object{}
+  for _, path in ipairs(self.cache_fields) do
+    -- a name with a dot in it comes first
+    local value = request[path]
+    if value == nil then value = at(request, path) end
+    values[path] = value
+  end
+  return values
 end
 
 return workflow
