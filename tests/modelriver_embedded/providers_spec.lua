@@ -86,7 +86,7 @@ describe("providers of the embedded service", function()
       {errors.new{kind = "connect", message = "refused"}, 502, "connection", "refused"},
       {errors.new{kind = "argument", message = "wrong"}, 500, "error", "wrong"},
       {setmetatable({}, {__tostring = function() return "own" end}), 500, "error", "the provider failed"},
-      {true, 500, "error", "true"}, {nil, 500, "error", "nil"},
+      {true, 500, "error", "true"}, {nil, 500, "error", "the provider failed"},
     } do
       embedded.workflow("w", failing(case[1]))
       local body = answer(transport, {workflow = "w"})

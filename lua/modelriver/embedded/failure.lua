@@ -12,13 +12,16 @@ local failure = {}
 local Failure = {__name = "modelriver.embedded.Failure"}
 Failure.__tostring = function(self) return self.message end
 
+-- What is not UTF-8 has no place in an answer.
+local function writable(text) return utf8.len(text) and text or (text:gsub("[\x80-\xff]", "?")) end
+
 --- Makes one.
 ---@param status integer
 ---@param reason string
 ---@param message string
 ---@return modelriver.embedded.Failure
 function failure.new(status, reason, message)
-  return setmetatable({status = status, reason = reason, message = message}, Failure)
+  return setmetatable({status = status, reason = writable(reason), message = writable(message)}, Failure)
 end
 
 local REASON_OF_KIND = {timeout = "timeout", connect = "connection", dns = "connection", tls = "connection",
@@ -64,6 +67,7 @@ end
 function failure.of(problem)
   if getmetatable(problem) == Failure then return problem end
   if type(problem) == "table" then return of_table(problem) end
+  if problem == nil then return of_table{} end
   return failure.new(500, "error", without_folders(tostring(problem)))
 end
 

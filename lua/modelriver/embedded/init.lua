@@ -8,9 +8,10 @@
 --
 -- What a function returns: a text; `{tool_calls = {{name =, arguments =}}}`; `{content =, finish_reason =, usage =}`;
 -- the whole body of a provider (with `choices`, or Anthropic's with `type = "message"`), passed on as it is; any other
--- table is a structured answer. What it raises is a provider's failure, `error{status = 504, message =, reason = "timeout"}`
--- in words of its own: the next provider is asked, and the one who called learns the message, never a traceback. To
--- see tracebacks, set `modelriver.embedded.on_error = function(problem, where) … where.traceback … end`.
+-- table is a structured answer. What it raises is a provider's failure, in words of its own by
+-- `error{status = 504, message =, reason = "timeout"}`: the next provider is asked, and the one who called learns the
+-- message, never a traceback. To see tracebacks, set
+-- `modelriver.embedded.on_error = function(problem, where) … where.traceback … end`.
 --
 -- The way of a request: transport (or modelriver.serve) → gateway, which routes → checks, idempotency → workflow →
 -- providers, in turn (forward: a server; outcome: what one gave; schemas; failure; text: words and tokens) → answer, or

@@ -27,17 +27,18 @@ local Job = {}
 Job.__index = Job
 
 -- Tells everybody, and remembers it for those who join later.
-local function say(self, payload)
-  self.said = encode(payload)
+local function say(self, text)
+  self.said = text
   for channel in pairs(self.channels) do channel:push(self.said) end
 end
 
 local function finish(self, payload)
   if self.state == "ended" then return end
+  local text = encode(payload)   -- a job that cannot tell how it ended has not ended
   self.state, self.due, self.task = "ended", nil, nil
   self.gateway.own_jobs[self] = nil
   self.store:ended(self)
-  say(self, payload)
+  say(self, text)
   delivery.completed(self, payload)
 end
 
@@ -57,7 +58,7 @@ local function end_generated(self, run)
   local awaiting = self.store.awaiting
   awaiting.last = awaiting.last + 1
   awaiting[awaiting.last] = self
-  say(self, {status = "ai_generated", channel_id = self.id, event_name = self.event_name, message = "success",
+  say(self, encode{status = "ai_generated", channel_id = self.id, event_name = self.event_name, message = "success",
     meta = {duration_ms = run.duration_ms}})
   delivery.generated(self, run)
 end
@@ -85,6 +86,7 @@ end
 local function work_safely(self, run)
   local ok, problem = pcall(work, self, run)
   if ok then return end
+  self.meta = nil   -- it may be what was wrong
   finish(self, failed_payload(self, failure.of(problem).message))
   run.report(problem, {workflow = run.workflow.name, channel_id = self.id})
 end

@@ -109,6 +109,15 @@ local function complete_structure(made, schema)
   made.content, made.data = text, json.decode(text)
 end
 
+-- Everything of an outcome goes into an answer's JSON sooner or later, where nobody could tell whose fault it is.
+local function check_writable(made)
+  if made.content and not utf8.len(made.content) then wrong("gave a text that is not UTF-8") end
+  if type(made.finish_reason) ~= "string" then wrong("returned a 'finish_reason' that is no text") end
+  local parts = {body = made.body, tool_calls = made.tool_calls, finish_reason = made.finish_reason, usage = made.usage}
+  local ok, problem = pcall(encode, parts)
+  if not ok then wrong("returned what cannot be written as JSON: " .. problem.message:gsub("^%$%.?", "", 1)) end
+end
+
 --- The outcome of a value. Raises a failure when nothing can be made of it.
 ---@param value any what a function returned, or the decoded body of a server
 ---@param request table
@@ -122,7 +131,7 @@ function outcome.of(value, request, schema, emitted)
   if emitted ~= "" and not made.body and not made.structured then made.content = emitted end
   made.structured = made.structured or false
   complete_structure(made, schema)
-  if made.content and not utf8.len(made.content) then wrong("gave a text that is not UTF-8") end
+  check_writable(made)
   if not made.usage then
     local written = {made.content or ""}
     for _, call in ipairs(made.tool_calls or {}) do

@@ -108,6 +108,8 @@ local function check_testing(where, given)
   local delay = errors.expect(where, "testing.delay_ms", given.delay_ms or 0, "number")
   if delay < 0 or delay ~= delay then fail(where, "'testing.delay_ms' must not be negative") end
   if given.sample == nil then fail(where, "'testing' needs a 'sample'") end
+  local ok, problem = pcall(json.encode, given.sample)
+  if not ok then fail(where, "'testing.sample' cannot be written as JSON: " .. problem.message) end
   return {sample = given.sample, delay_ms = delay}
 end
 
