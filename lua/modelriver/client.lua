@@ -154,7 +154,8 @@ end
 --- `trace`: true (a line per request on the standard error stream) or a function(event);
 --- `prices`: model → {prompt =, completion =} per million tokens, for `client.usage:estimate()`;
 --- `project_id`, `allow_insecure_ws`: for jobs; `http`: options of riverlua.http (`proxy`, `ca_file`, `verify` …);
---- `embedded`: options of the gateway behind "embedded:".
+--- `embedded`: options of the gateway behind "embedded:"; `transport`: an object that requests go through in place of
+--- the network, for tests (see riverlua.transport).
 ---
 --- Raises kind "argument" for wrong options and a missing key.
 ---@param options table|nil

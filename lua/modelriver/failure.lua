@@ -146,6 +146,8 @@ local function hint_of(err)
   elseif err.kind == "rate_limit" then
     return (err.retry_after or 0) > 0 and ("the server asks to wait %g s"):format(err.retry_after)
       or "wait before the next call"
+  elseif err.status < 400 then
+    return "the server sends its callers elsewhere: check base_url, is it https:// in place of http://?"
   elseif err.status == 402 then
     return "the quota of the plan may be used up"
   elseif err.status == 413 then
@@ -298,7 +300,8 @@ end
 local function tried_text(call, attempts)
   local tried = {}
   for i, one in ipairs(attempts) do
-    tried[i] = ("%s/%s: %s"):format(one.provider or "?", one.model or "?", one.reason or one.status or "?")
+    tried[i] = ("%s/%s: %s"):format(code_in(one.provider) or "?", code_in(one.model) or "?",
+      code_in(one.reason) or code_in(one.status) or "?")
   end
   return #tried > 0 and one_line(call, "tried " .. table.concat(tried, ", ")) or nil
 end

@@ -285,6 +285,22 @@ describe("a failure with status 200", function()
   end)
 end)
 
+describe("attempts of another form", function()
+  it("are told as far as they can be read", function()
+    local err = failure_of(200, {error = {message = "no"}, meta = {status = "error", attempts = {5,
+      {provider = {1}, model = "m", reason = {text = "x"}, status = "error"}, {provider = true, reason = "busy"}}}})
+    assert.equal("tried ?/?: ?, ?/m: error, ?/?: busy", err.hint)
+  end)
+end)
+
+describe("a redirection that leads nowhere", function()
+  it("says where the mistake may be", function()
+    local err = failure_of(304, "")
+    assert.equal("protocol", err.kind)
+    assert.truthy(err.hint:find("check base_url", 1, true), err.hint)
+  end)
+end)
+
 describe("an answer to ai_async that is no job", function()
   it("keeps what is known about it", function()
     local headers = {["X-Request-Id"] = "r1"}
