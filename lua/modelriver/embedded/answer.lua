@@ -112,15 +112,20 @@ end
 
 -- ---------------------------------------------------------------------------------------------- whole answers
 
+--- The failure of a run, as answers and payloads have it.
+---@param failed modelriver.embedded.Failure
+---@return table
+function answer.failure(failed)
+  return {message = "Provider request failed", details = {status = failed.status, message = failed.message}}
+end
+
 --- The envelope of a run whose providers all failed.
 ---@param run modelriver.embedded.Run
 ---@return table
 function answer.failed_envelope(run)
   return {
     data = json.null, customer_data = run.customer_data, meta = answer.meta(run),
-    error = {message = "Provider request failed",
-      details = {status = run.failure.status, message = run.failure.message}},
-    backups = backups(run),
+    error = answer.failure(run.failure), backups = backups(run),
   }
 end
 

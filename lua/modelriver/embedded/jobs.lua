@@ -42,16 +42,14 @@ local function finish(self, payload)
   delivery.completed(self, payload)
 end
 
-local function failed_payload(self, message, details)
-  return {status = "error", channel_id = self.id, error = {message = message, details = details},
+local function failed_payload(self, told)
+  return {status = "error", channel_id = self.id, error = type(told) == "string" and {message = told} or told,
     customer_data = self.customer_data, meta = self.meta}
 end
 
 -- ------------------------------------------------------------------------------------------------------- the run
 
-local function end_failed(self, run)
-  finish(self, failed_payload(self, run.failure.message, {status = run.failure.status, message = run.failure.message}))
-end
+local function end_failed(self, run) finish(self, failed_payload(self, answer.failure(run.failure))) end
 
 local function end_generated(self, run)
   self.state, self.due = "awaiting", task.now() + self.gateway.options.callback_seconds
