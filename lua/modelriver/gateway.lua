@@ -37,6 +37,10 @@ local function open_transport(base, http, options)
     errors.expect("modelriver.Client", "transport", custom, "table|userdata")
     return custom
   end
+  if options.embedded ~= nil and not base:find("^embedded:") then
+    errors.raise{kind = "argument", message = "modelriver.Client: 'embedded' has the options of the gateway inside " ..
+      "this process, and base_url leads elsewhere", hint = "base_url = \"embedded:\""}
+  end
   local service = {}
   for name, value in pairs(errors.expect("modelriver.Client", "embedded", options.embedded or {}, "table")) do
     service[name] = value

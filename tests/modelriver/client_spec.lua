@@ -120,6 +120,11 @@ describe("modelriver.Client", function()
     refuses("price of 'm'", made, {api_key = KEY, prices = {m = {prompt = -1, completion = 0 / 0}}})
   end)
 
+  it("refuses options of the embedded gateway for any other address", function()
+    refuses("base_url leads elsewhere", modelriver.Client, {base_url = "http://127.0.0.1:1", embedded = {}})
+    modelriver.Client{base_url = "embedded:", embedded = {project_id = "p"}}:close()
+  end)
+
   it("leaves the table of options as it was", function()
     local options = {api_key = KEY, timeout = {total = 5}, http = {proxy = false}, transport = support.fake{}}
     modelriver.Client(options):ai("w", "hi")

@@ -9,8 +9,9 @@
 --
 -- Bodies are text, or `body_base64`; those of streams have `pieces`, the length in bytes of each as it came. What ended
 -- an exchange is `failure` {kind, message, phase, limit, sent}. Entries of type "websocket" are described in
--- riverlua.recording.websocket_record; other types pass through here unlooked at but for their `request`. While exchanges run
--- side by side, one that ends early carries its place as `n`; when the process ends, the lines are put in order.
+-- riverlua.recording.websocket_record; other types pass through here unlooked at but for their `request`. While
+-- exchanges run side by side, one that ends early carries its place as `n`; when the process ends, the lines are put in
+-- order.
 
 local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
