@@ -17,7 +17,8 @@ for test in "$build"/tests/*/test_*; do
   check "$test"
 done
 for spec in tests/task/task_spec.lua tests/http/client_spec.lua tests/http/stream_spec.lua tests/http/broken_spec.lua \
-  tests/sse/sse_spec.lua tests/river/client_spec.lua tests/river_embedded/service_spec.lua; do
+  tests/sse/sse_spec.lua tests/websocket/client_spec.lua tests/river/client_spec.lua \
+  tests/river_embedded/service_spec.lua; do
   check "$build/riverlua" "$(command -v busted)" -o TAP "$spec"
 done
 check "$build/riverlua" --quiet examples/river_quickstart.lua
