@@ -92,12 +92,12 @@ describe("the libraries", function()
   it("link with what riverlua.pc names for a static program", function()
     if instrumented then return pending("a sanitizer needs its own library") end
     local flags = lines(("PKG_CONFIG_PATH=%s pkg-config --static --libs riverlua"):format(quote(build)))[1]
-    local program, count = os.tmpname(), nil
-    flags, count = flags:gsub("%-lriverlua%f[%s\0]", function() return quote(archive) end)
+    local program = os.tmpname()
+    local named, count = flags:gsub("%-lriverlua%f[%s\0]", function() return quote(archive) end)
     assert.equal(1, count)
     local source = "#include <riverlua.h>\nint main(void) { riverlua_close(riverlua_new(NULL)); return 0; }\n"
     assert.is_true(os.execute(("printf %%s %s | %s -Isrc -x c - -x none -o %s %s && %s"):format(quote(source),
-      os.getenv("CC") or "cc", quote(program), flags, quote(program))))
+      os.getenv("CC") or "cc", quote(program), named, quote(program))))
     os.remove(program)
   end)
 
