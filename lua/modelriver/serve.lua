@@ -16,12 +16,8 @@ local LONGEST_FRAME = 1024 * 1024
 local MOST_UNSENT = 64 * 1024 * 1024
 local MAX_CONNECTIONS, MAX_STREAMS = 4096, 2048
 
----@class modelriver.Serve
----@field port integer
----@field url string such as "http://127.0.0.1:8000"
-local Serve = {}
-Serve.__index = Serve
-Serve.__name = "modelriver.Serve"
+---@class modelriver.Serve : riverlua.Served
+local Serve = require("riverlua.served").class("modelriver.Serve")
 
 -- ------------------------------------------------------------------------------------------------------- sockets
 
@@ -135,22 +131,6 @@ function serve.open(options)
   self.service = service
   return self
 end
-
---- Serves until stopped; see riverlua.server.
----@param options table|nil `signals = true`: also until Ctrl-C or SIGTERM
----@return string|nil signal the one that ended it
-function Serve:run(options) return self.server:run(options) end
-
---- Lets `run` return when the requests under way have been answered.
-function Serve:stop() self.server:stop() end
-
---- Closes the socket, and ends the jobs.
-function Serve:close()
-  self.server:close()
-  self.service:close()
-end
-
-Serve.__close = Serve.close
 
 --- For `riverlua serve`: what it says about this service, its options and what opens it.
 serve.command = {

@@ -50,12 +50,8 @@ local function look_up(inside)
   return nil
 end
 
----@class river.Serve
----@field port integer
----@field url string such as "http://127.0.0.1:8000/api"
-local Serve = {}
-Serve.__index = Serve
-Serve.__name = "river.Serve"
+---@class river.Serve : riverlua.Served
+local Serve = require("riverlua.served").class("river.Serve")
 
 -- The path below the prefix; nil: it is not there.
 local function below(self, path)
@@ -210,22 +206,6 @@ function serve.open(options)
   self.url = "http://" .. self.authority .. self.root
   return self
 end
-
---- Serves until stopped; see riverlua.server.
----@param options table|nil `signals = true`: also until Ctrl-C or SIGTERM
----@return string|nil signal the one that ended it
-function Serve:run(options) return self.server:run(options) end
-
---- Lets `run` return when the requests under way have been answered.
-function Serve:stop() self.server:stop() end
-
---- Closes the socket and the service, which saves the models of a folder.
-function Serve:close()
-  self.server:close()
-  self.service:close()
-end
-
-Serve.__close = Serve.close
 
 --- For `riverlua serve`: what it says about this service, its options and what opens it.
 serve.command = {

@@ -1,35 +1,18 @@
---- What docs/websocket.md says is tried: every block of Lua in it runs in a process of its own and prints what its
--- comments `--> …` promise. Its tables name what there is.
+--- docs/websocket.md: its blocks run (see support.lua), and its tables name what there is.
 
-local servers = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../support/servers.lua")
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
+local docs = dofile(folder .. "support.lua")
+local error_of = dofile(folder .. "../support/servers.lua").error_of
 local websocket = require "riverlua.websocket"
 local websocket_socket = require "riverlua.websocket_socket"
 
-local text = servers.read_file("docs/websocket.md")
-
-local function with_single_blanks(line) return (line:gsub("[ \t]+", " ")) end
+docs.describe_blocks({describe = describe, it = it}, "docs/websocket.md")
 
 describe("docs/websocket.md", function()
-  local count = 0
-  for block in text:gmatch("\n```lua\n(.-)\n```\n") do
-    count = count + 1
-    it("has a block " .. count .. " that runs and prints what it says", function()
-      local result = servers.run(block, {seconds = 30})
-      assert.same({0, ""}, {result.code, result.err})
-      local output, from, promises = with_single_blanks(result.out), 1, 0
-      for promise in block:gmatch("%-%->%s*([^\n]*)") do
-        local _, stop = output:find(with_single_blanks(promise), from, true)
-        assert(stop, ("'%s' is not printed, or not in this order; it prints\n%s"):format(promise, output))
-        from, promises = stop + 1, promises + 1
-      end
-      assert.is_true(promises > 1)
-    end)
-  end
-
-  it("has three of them", function() assert.equal(3, count) end)
+  local text = docs.read_file("docs/websocket.md")
 
   it("describes every option and every call", function()
-    local err = servers.error_of(websocket.connect, "ws://localhost", {zzzzzzzzzz = 1})
+    local err = error_of(websocket.connect, "ws://localhost", {zzzzzzzzzz = 1})
     local options = 0
     for name in err.message:match("known: (.*)$"):gmatch("[%w_]+") do
       assert.truthy(text:find("| `" .. name .. "` |", 1, true), name .. " is not described")

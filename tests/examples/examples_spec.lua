@@ -1,24 +1,10 @@
 --- The examples, run as a user would: on `embedded:`, and on a real server with the same output.
 
-local support = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../river/support.lua")
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
+local examples = dofile(folder .. "support.lua")
+local support = dofile(folder .. "../river/support.lua")
 
-local INTERPRETER = os.getenv("RIVERLUA") or "build/riverlua"
-
--- Runs an example and returns its lines; what it says on standard error must be nothing but progress.
-local function run(name, environment, argument)
-  local words = {"exec env -u RIVER_ML_URL -u RIVER_ML_TARGET"}
-  for variable, value in pairs(environment or {}) do words[#words + 1] = variable .. "=" .. support.quote(value) end
-  words[#words + 1] = ("%s --quiet examples/%s %s </dev/null 2>&1"):format(support.quote(INTERPRETER), name,
-    argument or "")
-  local pipe = assert(io.popen(table.concat(words, " ")))
-  local text = pipe:read("a")
-  assert(pipe:close(), name .. " failed:\n" .. text)
-  return text
-end
-
-local function has(text, ...)
-  for _, part in ipairs{...} do assert(text:find(part, 1, true), ("'%s' is not in:\n%s"):format(part, text)) end
-end
+local run, has = examples.run, examples.has
 
 -- What every place must print; names of models and durations differ.
 local CHECKS = {

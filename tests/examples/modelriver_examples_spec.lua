@@ -3,23 +3,9 @@
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
 local servers = dofile(folder .. "../support/servers.lua")
 
-local INTERPRETER = servers.riverlua
+local examples = dofile(folder .. "support.lua")
 
--- Runs an example and returns what it printed.
-local function run(name, environment, argument)
-  local words = {"exec env -u MODELRIVER_API_KEY -u MODELRIVER_API_URL -u MODELRIVER_WORKFLOW"}
-  for variable, value in pairs(environment or {}) do words[#words + 1] = variable .. "=" .. servers.quote(value) end
-  words[#words + 1] = ("%s --quiet examples/%s %s </dev/null 2>&1"):format(servers.quote(INTERPRETER), name,
-    argument or "")
-  local pipe = assert(io.popen(table.concat(words, " ")))
-  local text = pipe:read("a")
-  assert(pipe:close(), name .. " failed:\n" .. text)
-  return text
-end
-
-local function has(text, ...)
-  for _, part in ipairs{...} do assert(text:find(part, 1, true), ("'%s' is not in:\n%s"):format(part, text)) end
-end
+local run, has, INTERPRETER = examples.run, examples.has, examples.interpreter
 
 local EMBEDDED = {
   ["modelriver_summary.lua"] = function(text)
