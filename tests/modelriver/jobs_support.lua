@@ -1,23 +1,18 @@
---- What the specs of streams, jobs and callbacks share: the stand-in, clients of it, and what to look at.
+--- What the specs of streams, jobs and callbacks need beside support.lua.
 
-local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
-local servers = dofile(folder .. "../support/servers.lua")
+local support = dofile((debug.getinfo(1, "S").source:match("^@(.*/)") or "./") .. "support.lua")
 local modelriver = require "modelriver"
 
-local support = {servers = servers, error_of = servers.error_of}
+local client_of = support.client
 
---- Starts the stand-in of the API.
-function support.start()
-  return servers.start{servers.python(), servers.folder .. "stub_modelriver.py"}
-end
-
---- A client of the stand-in, with its good key; `options` are added.
+--- A client of the stand-in that sends everything once; `options` are added.
 ---@param server table
 ---@param options table|nil
+---@return modelriver.Client
 function support.client(server, options)
-  local all = {base_url = server:url(""), api_key = server.info.keys.good, retries = 0, http = {proxy = false}}
+  local all = {retries = 0}
   for name, value in pairs(options or {}) do all[name] = value end
-  return modelriver.Client(all)
+  return client_of(server, all)
 end
 
 local ids = 0

@@ -182,6 +182,7 @@ describe("a stream that is cut", function()
 
   it("has no time to be begun again when the total is short", function()
     local patient <close> = support.client(server, {retries = 5})
+    patient.gateway.first_delay = 0.5
     local workflow = support.unique("echo+cut:0:rst")
     broken(patient, workflow, {timeout = {total = 0.3}})
     assert.equal(1, runs(workflow))
