@@ -7,10 +7,10 @@ local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 --- Where these tests live, with a slash at the end.
 support.folder = folder
 
+local python = dofile(folder .. "../support/python.lua")
+
 --- The Python of the test environment.
-function support.python()
-  return os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
-end
+function support.python() return python.path end
 
 local function quote(text)
   return "'" .. text:gsub("'", "'\\''") .. "'"
@@ -30,7 +30,7 @@ end
 function support.start_server(environment)
   local variables = {}
   -- some models iterate over sets of strings: equal runs need equal hashes
-  variables[1] = "PYTHONHASHSEED=0"
+  variables[1] = python.variables
   for name, value in pairs(environment or {}) do variables[#variables + 1] = name .. "=" .. quote(value) end
   -- its standard input is ours, so its first line comes back through a named pipe
   local fifo = support.temporary_name()
@@ -60,7 +60,7 @@ end
 ---@param ... string arguments
 ---@return table[]
 function support.run_python(script, ...)
-  local words = {"PYTHONHASHSEED=0", quote(support.python()), quote(folder .. script)}
+  local words = {python.variables, quote(support.python()), quote(folder .. script)}
   for _, argument in ipairs{...} do words[#words + 1] = quote(argument) end
   local pipe = assert(io.popen(table.concat(words, " ") .. " </dev/null", "r"))
   local decode = require("riverlua.json").decode

@@ -10,7 +10,7 @@ local river = require "river"
 local row = require "river.embedded.row"
 local snapshot = require "river.embedded.snapshot"
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 local FIRST, SECOND, THIRD = 300, 500, 600
 
 local pp, compose, linear, fx = river.preprocessing, river.compose, river.linear_model, river.feature_extraction
@@ -80,7 +80,7 @@ local function continue_in_python(jobs)
   local lines, path = {}, os.tmpname()
   for i, job in ipairs(jobs) do lines[i] = json.encode(job, {sort = true}) end
   support.write_file(path, table.concat(lines, "\n") .. "\n")
-  local command = ("PYTHONHASHSEED=0 %s tests/river_embedded/continue_family.py <%s"):format(PYTHON, path)
+  local command = ("%s tests/river_embedded/continue_family.py <%s"):format(PYTHON, path)
   local pipe, answers = assert(io.popen(command)), {}
   for line in pipe:lines() do answers[#answers + 1] = json.decode(line, {nan = true}) end
   pipe:close()

@@ -5,7 +5,7 @@ local registry = require "river.embedded.registry"
 local random = require "river.embedded.random"
 local snapshot = require "river.embedded.snapshot"
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 -- Per line {"class", "kwargs" as pairs, "kind"}: the places of changes and warnings, and the end of ADWIN's window.
 local PROGRAM = [[

@@ -21,7 +21,7 @@ local REQUIREMENTS = "tests/requirements.txt"
 local CACHE = "build/reference"
 local COUNT = 1000
 
-local function python_path() return os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python" end
+local reference_python = dofile("tests/support/python.lua")
 
 local function read_file(path)
   local file = io.open(path, "rb")
@@ -43,7 +43,7 @@ local function run(arguments, input)
   local file = assert(io.open(name, "wb"))
   file:write(input or "")
   file:close()
-  local pipe = assert(io.popen(("PYTHONHASHSEED=0 %s %s %s < %s"):format(python_path(), SCRIPT, arguments, name)))
+  local pipe = assert(io.popen(("%s %s %s < %s"):format(reference_python.command, SCRIPT, arguments, name)))
   local text = pipe:read("a")
   local ok = pipe:close()
   os.remove(name)
@@ -53,7 +53,7 @@ end
 
 -- Where the answer of the script to a question is kept.
 local function place_of(arguments, input)
-  local version = read_file(SCRIPT) .. read_file(REQUIREMENTS)
+  local version = read_file(SCRIPT) .. read_file(REQUIREMENTS) .. reference_python.variables
   return ("%s/%s.json"):format(CACHE, fingerprint(version .. arguments .. "\n" .. input))
 end
 

@@ -52,7 +52,7 @@ equal.check("anomaly detection", {
 })
 
 local function reference()
-  local interpreter = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+  local interpreter = dofile("tests/support/python.lua").command
   local pipe = assert(io.popen(interpreter .. " tests/river_embedded/anomaly_reference.py"))
   local recorded = json.decode(pipe:read("a"))
   assert(pipe:close(), "anomaly_reference.py failed")

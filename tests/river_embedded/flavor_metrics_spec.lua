@@ -32,8 +32,8 @@ local function reference()
   local file = assert(io.open(name, "wb"))
   for _, case in ipairs(CASES) do file:write(question(case), "\n") end
   file:close()
-  local interpreter = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
-  local pipe = assert(io.popen(("PYTHONHASHSEED=0 %s tests/river_embedded/flavor_metrics_reference.py < %s"):format(
+  local interpreter = dofile("tests/support/python.lua").command
+  local pipe = assert(io.popen(("%s tests/river_embedded/flavor_metrics_reference.py < %s"):format(
     interpreter, name)))
   local answers = {}
   for line in pipe:lines() do answers[#answers + 1] = json.decode(line) end

@@ -4,14 +4,14 @@
 local json = require "riverlua.json"
 local support = dofile("tests/river_embedded/support.lua")
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 local function from_hex(text)
   return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
 local function models()
-  local pipe = assert(io.popen(("PYTHONHASHSEED=0 %s tests/river_embedded/fresh_models.py </dev/null"):format(PYTHON)))
+  local pipe = assert(io.popen(("%s tests/river_embedded/fresh_models.py </dev/null"):format(PYTHON)))
   local lines = {}
   for line in pipe:lines() do lines[#lines + 1] = json.decode(line) end
   assert(pipe:close())

@@ -2,7 +2,7 @@
 
 local support = dofile("tests/river_embedded/support.lua")
 
-local PYTHON = os.getenv("RIVER_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 local function has(packages)
   return (os.execute(("%s -c 'import %s' >/dev/null 2>&1"):format(PYTHON, packages)))

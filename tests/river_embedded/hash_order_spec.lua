@@ -4,8 +4,8 @@ local hash_order = require "river.embedded.hash_order"
 local json = require "riverlua.json"
 
 local function reference()
-  local interpreter = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
-  local pipe = assert(io.popen("PYTHONHASHSEED=0 " .. interpreter .. " tests/river_embedded/hash_order_reference.py"))
+  local interpreter = dofile("tests/support/python.lua").command
+  local pipe = assert(io.popen(interpreter .. " tests/river_embedded/hash_order_reference.py"))
   local recorded = json.decode(pipe:read("a"))
   assert(pipe:close(), "hash_order_reference.py failed")
   return recorded

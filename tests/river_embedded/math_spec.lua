@@ -2,7 +2,7 @@
 
 local core = require "riverlua.core.math"
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 -- Per line: x, y and the results, as hexadecimal text.
 local PROGRAM = [[

@@ -7,7 +7,7 @@ local python = require "river.embedded.python"
 local river = require "river"
 
 local function reference()
-  local interpreter = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+  local interpreter = dofile("tests/support/python.lua").command
   local pipe = assert(io.popen(interpreter .. " tests/river_embedded/metrics_reference.py"))
   local sequences = {}
   for line in pipe:lines() do sequences[#sequences + 1] = json.decode(line) end

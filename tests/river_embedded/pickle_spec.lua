@@ -7,7 +7,7 @@ local river = require "river"
 local scaler, linear = river.preprocessing.StandardScaler, river.linear_model.LinearRegression
 local logistic, optim = river.linear_model.LogisticRegression, river.optim
 
-local PYTHON = os.getenv("RIVER_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 local function has_river()
   return (os.execute(PYTHON .. " -c 'import river, dill' >/dev/null 2>&1"))

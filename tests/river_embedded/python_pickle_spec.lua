@@ -3,7 +3,7 @@
 local json = require "riverlua.json"
 local support = dofile("tests/river_embedded/support.lua")
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 -- What these learned stays in Python: they are refused.
 local REFUSED = {["a tree"] = true}
@@ -13,7 +13,7 @@ local function from_hex(text)
 end
 
 local function lines_of(script)
-  local pipe = assert(io.popen(("PYTHONHASHSEED=0 %s tests/river_embedded/%s </dev/null"):format(PYTHON, script)))
+  local pipe = assert(io.popen(("%s tests/river_embedded/%s </dev/null"):format(PYTHON, script)))
   local lines = {}
   for line in pipe:lines() do lines[#lines + 1] = json.decode(line) end
   assert(pipe:close(), script .. " failed")

@@ -3,7 +3,7 @@
 local json = require "riverlua.json"
 local random = require "river.embedded.random"
 
-local PYTHON = os.getenv("RIVERLUA_TEST_PYTHON") or "build/venv/bin/python"
+local PYTHON = dofile("tests/support/python.lua").command
 
 -- One line of JSON per seed, floats as text that keeps every bit.
 local PROGRAM = [[
