@@ -26,8 +26,8 @@ LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
-# Lua, libuv, zlib, nettle and PCRE2 are linked into the binary: fewer shared objects, a faster start. libcurl and libwslay are
-# loaded on first use.
+# Lua, libuv, zlib, nettle and PCRE2 are linked into the binary: fewer shared objects, a faster start. libcurl and
+# libwslay are loaded on first use.
 STATIC_LIBS = $(PKG_LIBDIR)/liblua5.4.a $(PKG_LIBDIR)/liblua5.4-cjson.a \
   $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv) \
   $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz) \
@@ -95,7 +95,9 @@ $(BUILD)/obj $(BUILD)/pic:
 deps:            ## install what the build needs (apt), or say what is missing
 	@src/tools/deps.sh build
 
-test-deps: $(BUILD)/venv/ready $(BUILD)/npm/ready $(BUILD)/json-schema/ready ## install what the tests need (apt, PyPI and npm into build)
+TEST_PACKAGES := $(BUILD)/venv/ready $(BUILD)/npm/ready $(BUILD)/json-schema/ready
+
+test-deps: $(TEST_PACKAGES) ## install what the tests need (apt, PyPI and npm into build)
 	@src/tools/deps.sh test
 
 $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt

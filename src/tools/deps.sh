@@ -36,7 +36,8 @@ wanted=$(missing "$1" | tr '\n' ' ')
 
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
-  echo "On another system install: a C compiler, pkg-config, Lua 5.4, lua-cjson, libuv, zlib, nettle, PCRE2, libwslay, libcurl (with headers)." >&2
+  echo "On another system install: a C compiler, pkg-config, and with headers Lua 5.4, lua-cjson, libuv, zlib, nettle," \
+    "PCRE2, libwslay and libcurl." >&2
   exit 1
 }
 
