@@ -85,7 +85,6 @@ function gateway.new(options)
   self.stream_headers = {Accept = "text/event-stream", Authorization = bearer}
   -- an endpoint that is somebody else's gets no key
   self.plain_headers = {Accept = "application/json"}
-  self.has_key = key ~= nil
   return self
 end
 

@@ -38,6 +38,7 @@ local DONE = {success = true, SUCCESS = true, ok = true, completed = true}
 ---@field result modelriver.Response|nil
 ---@field failure riverlua.Error|nil
 ---@field test_mode boolean
+---@field instructions table|nil what the service says about getting the answer
 ---@field reconnects integer
 ---@field steps modelriver.Steps `steps.list` has them in order
 local Job = {}
@@ -77,7 +78,7 @@ local function payload_failure(self, payload)
   return errors.new{kind = "job", channel_id = self.id, workflow = self.workflow, code = parts.code, type = parts.type,
     message = place_of(self) .. failure.one_line(call, message), details = parts.details, meta = normal,
     attempts = normal.attempts,
-    provider_status = type(details.status) == "number" and details.status or nil, status_text = payload.status,
+    provider_status = type(details.status) == "number" and details.status or nil,
     customer_data = payload.customer_data, payload = payload, retryable = false}
 end
 
@@ -341,8 +342,9 @@ end
 --- not known here; `heartbeat` = 30 seconds. What these functions raise is raised here. When several tasks wait for one
 --- job, it is the first of them whose functions are called.
 ---
---- Raises kind "job" when the job failed, "timeout" when the time is up (`wait` may be called again), "websocket" when
---- the server refuses the channel (`code`) or the connection; "auth", "not_found" … when no new token can be had.
+--- Raises kind "job" when the job failed (`payload` has all that was said), "timeout" when the time is up (`wait` may be
+--- called again), "websocket" when the server refuses the channel (`code`) or the connection; "auth", "not_found" …
+--- when no new token can be had.
 ---@param options table|nil
 ---@return modelriver.Response
 function Job:wait(options)

@@ -308,7 +308,7 @@ describe("a job that fails", function()
         task.sleep(0)
       end
       assert.equal("job", support.error_of(waiting.await, waiting).kind)
-      assert.equal(word, job.failure.status_text)
+      assert.equal(word, job.failure.payload.status)
     end
   end)
 end)

@@ -137,13 +137,13 @@ describe("against the stand-in", function()
 
   it("waits as long as it is asked to, in every form, and no longer than a minute", function()
     client.gateway.first_delay = 1000   -- the delay of its own would be too long for the deadline
+    local waits = {}
+    client.gateway.trace = function(event) waits[#waits + 1] = event.wait end
     for _, workflow in ipairs{"flaky:1:429+retry_after:0.02", "flaky:1:503+retry_after_ms:20",
       "flaky:1:503+retry_after:0", "flaky:1:429+retry_date:-5", "flaky:1:503+retry_after:600+retry_after_ms:5"} do
-      local from = task.now()
-      local answer = ask(workflow, {timeout = 30})
-      assert.equal(2, answer.tries)
-      assert.is_true(task.now() - from >= (workflow:find("20$") and 0.02 or workflow:find("0.02$") and 0.02 or 0))
+      assert.equal(2, ask(workflow, {timeout = 30}).tries)
     end
+    assert.same({0.02, 0.02, 0, 0, 0.005}, waits)
     stub:reset()
     for _, workflow in ipairs{"rate429:61", "fail503+retry_after:3600", "fail429+retry_date:400",
       "fail503+retry_after_ms:60001", "fail503+retry_after:99999999999999999999"} do
@@ -258,11 +258,10 @@ describe("too many requests", function()
       order[#order + 1] = ("%s at %d"):format(req.json.workflow, number)
       return number == 1 and {status = 429, headers = {["retry-after"] = "0.05"}} or {}
     end)
-    local from = task.now()
     local first = task.spawn(client.ai, client, "first", "hi")
     while client.gateway.slowed == 0 do task.sleep(0) end
     client:ai("second", "hi")
-    assert.is_true(task.now() - from >= 0.05)
+    assert.is_true(task.now() >= client.gateway.paused_until)
     first:await()
     assert.equal("first at 1", order[1])
     assert.equal(3, #order)
