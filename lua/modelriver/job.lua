@@ -342,8 +342,8 @@ end
 --- not known here; `heartbeat` = 30 seconds. What these functions raise is raised here. When several tasks wait for one
 --- job, it is the first of them whose functions are called.
 ---
---- Raises kind "job" when the job failed (`payload` has all that was said), "timeout" when the time is up (`wait` may be
---- called again), "websocket" when the server refuses the channel (`code`) or the connection; "auth", "not_found" …
+--- Raises kind "job" when the job failed (`payload` has all that was said), "timeout" when the time is up (`wait` may
+--- be called again), "websocket" when the server refuses the channel (`code`) or the connection; "auth", "not_found" …
 --- when no new token can be had.
 ---@param options table|nil
 ---@return modelriver.Response
