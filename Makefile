@@ -18,21 +18,24 @@ CC = cc
 endif
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle libpcre2-8 libcurl)
+PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle libpcre2-8 libcurl \
+  libprotobuf-c libnghttp2)
 PKG_LIBDIR = $(shell pkg-config --variable=libdir lua5.4)
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $(CFLAGS)
 
 LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
-OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
+OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o $(BUILD)/obj/training.pb-c.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
-# Lua, libuv, zlib, nettle and PCRE2 are linked into the binary: fewer shared objects, a faster start. libcurl and
-# libwslay are loaded on first use.
+# Lua, libuv, zlib, nettle, PCRE2, protobuf-c and nghttp2 are linked into the binary: fewer shared objects, a faster
+# start. libcurl and libwslay are loaded on first use.
 STATIC_LIBS = $(PKG_LIBDIR)/liblua5.4.a $(PKG_LIBDIR)/liblua5.4-cjson.a \
   $(firstword $(wildcard $(PKG_LIBDIR)/libuv_a.a $(PKG_LIBDIR)/libuv.a) -luv) \
   $(firstword $(wildcard $(PKG_LIBDIR)/libz.a) -lz) \
   $(firstword $(wildcard $(PKG_LIBDIR)/libnettle.a) -lnettle) \
-  $(firstword $(wildcard $(PKG_LIBDIR)/libpcre2-8.a) -lpcre2-8)
+  $(firstword $(wildcard $(PKG_LIBDIR)/libpcre2-8.a) -lpcre2-8) \
+  $(firstword $(wildcard $(PKG_LIBDIR)/libprotobuf-c.a) -lprotobuf-c) \
+  $(firstword $(wildcard $(PKG_LIBDIR)/libnghttp2.a) -lnghttp2)
 SYSTEM_LIBS = -lm -ldl -lpthread
 
 .PHONY: all
@@ -40,7 +43,8 @@ all: $(BUILD)/riverlua $(BUILD)/libriverlua.a $(BUILD)/libriverlua.so $(BUILD)/r
 
 $(BUILD)/riverlua: $(BUILD)/obj/main.o $(BUILD)/libriverlua.a src/riverlua.map
 	@echo "  LINK $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--dynamic-list=src/riverlua.map -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) $(SYSTEM_LIBS)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -Wl,--dynamic-list=src/riverlua.map -o $@ $< $(BUILD)/libriverlua.a $(STATIC_LIBS) \
+	  $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.a: $(OBJECTS)
 	@echo "  AR   $@"
@@ -50,7 +54,7 @@ $(BUILD)/libriverlua.a: $(OBJECTS)
 $(BUILD)/libriverlua.so.$(SOVERSION): $(PIC_OBJECTS)
 	@echo "  LINK $@"
 	$(Q)$(CC) -shared $(CFLAGS) $(LDFLAGS) -Wl,-soname,libriverlua.so.$(SOVERSION) -Wl,--no-undefined -o $@ $^ \
-	  -llua5.4 -llua5.4-cjson -luv -lz -lnettle -lpcre2-8 $(SYSTEM_LIBS)
+	  -llua5.4 -llua5.4-cjson -luv -lz -lnettle -lpcre2-8 -lprotobuf-c -lnghttp2 $(SYSTEM_LIBS)
 
 $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
 	$(Q)ln -sf libriverlua.so.$(SOVERSION) $@
@@ -68,6 +72,17 @@ $(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic
 
 $(BUILD)/obj/embedded.o $(BUILD)/pic/embedded.o: $(BUILD)/embedded.S | $(BUILD)/obj $(BUILD)/pic
 	$(Q)$(CC) -c -o $@ $<
+
+# The messages of the training service. protobuf-c's output is its own business: no warnings of ours.
+$(BUILD)/training.pb-c.c: src/training.proto | $(BUILD)/obj
+	@echo "  PROTO $<"
+	$(Q)protoc-c --proto_path=src --c_out=$(BUILD) $<
+
+$(BUILD)/obj/training.pb-c.o: $(BUILD)/training.pb-c.c
+	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/pic/training.pb-c.o: $(BUILD)/training.pb-c.c | $(BUILD)/pic
+	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
 
 # The list is a file so that a Lua file added or removed is noticed.
 $(BUILD)/lua_files: FORCE | $(BUILD)/obj
@@ -105,7 +120,8 @@ $(BUILD)/venv/ready: tests/requirements.txt tests/requirements-nodeps.txt
 	@echo "installing the Python packages of the tests into $(BUILD)/venv"
 	$(Q)python3 -m venv $(BUILD)/venv
 	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements-nodeps.txt
+	$(Q)$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  --ignore-requires-python -r tests/requirements-nodeps.txt
 	$(Q)touch $@
 
 # The official JSON Schema test suite comes with the source of the Python package, in the version the tests use.

@@ -16,6 +16,10 @@ missing() {
   pkg-config --exists zlib 2>/dev/null || echo zlib1g-dev
   pkg-config --exists nettle 2>/dev/null || echo nettle-dev
   pkg-config --exists libpcre2-8 2>/dev/null || echo libpcre2-dev
+  pkg-config --exists libprotobuf-c 2>/dev/null || echo libprotobuf-c-dev
+  command -v protoc-c >/dev/null || echo protobuf-c-compiler
+  pkg-config --exists libnghttp2 2>/dev/null || echo libnghttp2-dev
+  has_header xxhash.h "" || echo libxxhash-dev
   has_header wslay/wslay.h "" || echo libwslay-dev
   pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
   ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
@@ -28,6 +32,7 @@ missing() {
   command -v redis-server >/dev/null || echo redis-server
   command -v nghttpd >/dev/null || echo nghttp2-server
   command -v g++ >/dev/null || echo g++
+  command -v go >/dev/null || echo golang-go
   command -v nm >/dev/null || echo binutils
 }
 
@@ -36,8 +41,8 @@ wanted=$(missing "$1" | tr '\n' ' ')
 
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
-  echo "On another system install: a C compiler, pkg-config, and with headers Lua 5.4, lua-cjson, libuv, zlib, nettle," \
-    "PCRE2, libwslay and libcurl." >&2
+  echo "On another system install: a C compiler, pkg-config, and with headers Lua 5.4, lua-cjson, libuv, zlib," \
+    "nettle, PCRE2, protobuf-c (and its compiler), nghttp2, xxHash, libwslay and libcurl." >&2
   exit 1
 }
 
