@@ -1,0 +1,147 @@
+--- Optimizer steps, each applied exactly once. (OptimStep)
+--
+-- A step carries a key of its own, so that the service knows a request it gets twice, and the policy that it starts
+-- from, so that it cannot land on other weights. When nobody knows what became of a step, the service is asked which
+-- policy it has now (GetInfo): one whose parent is the expected policy is the step's own.
+
+local clock = require "riverlua.clock"
+local digest = require "riverlua.digest"
+local errors = require "riverlua.errors"
+local future = require "training.future"
+local samples = require "training.samples"
+
+local optim = {}
+
+local OPTIONS = {}
+for name in ([[lr beta1 beta2 eps weight_decay grad_clip_norm gradient_scale timeout expected_policy_id idempotency_key
+  poll_interval]]):gmatch("%S+") do OPTIONS[name] = true end
+
+optim.OPTIONS = OPTIONS
+
+-- After these nobody knows whether the step was made. A refusal counts when the request had gone out before.
+local UNCLEAR = {unavailable = true, timeout = true, grpc = true, not_found = true, precondition = true, closed = false}
+
+local function fail(what, message, hint)
+  errors.raise{kind = "argument", message = what .. ": " .. message, hint = hint}
+end
+
+local function number(what, options, name, default, least, above)
+  local value = options[name]
+  if value == nil then return default end
+  if type(value) ~= "number" or value ~= value or value == math.huge or value < least or above and value <= least then
+    fail(what, ("'%s' must be a finite number %s %g, got %s"):format(name, above and "above" or "of at least", least,
+      tostring(value)))
+  end
+  return value + 0.0
+end
+
+local function adam(what, options)
+  if options.lr == nil then fail(what, "there is no learning rate", what .. "{lr = 4e-5}") end
+  return {
+    learning_rate = number(what, options, "lr", nil, 0), beta1 = number(what, options, "beta1", 0.9, 0),
+    beta2 = number(what, options, "beta2", 0.999, 0), eps = number(what, options, "eps", 1e-8, 0),
+    weight_decay = number(what, options, "weight_decay", 0.0, 0),
+    grad_clip_norm = number(what, options, "grad_clip_norm", nil, 0, true),
+    gradient_scale = number(what, options, "gradient_scale", nil, 0, true),
+  }
+end
+
+--- Brings `optim_step(4e-5, {…})` and `optim_step{lr = 4e-5}` to one table.
+function optim.arguments(what, given, more)
+  local options = {}
+  if type(given) == "table" then
+    if more ~= nil then fail(what, "options in one table, or the learning rate and a table of options") end
+    for name, value in pairs(given) do options[name] = value end
+  else
+    for name, value in pairs(errors.expect(what, "options", more or {}, "table")) do options[name] = value end
+    options.lr = given
+  end
+  errors.check_options(what, options, OPTIONS)
+  return options
+end
+
+---@class training.OptimStepResult
+---@field metrics table<string, number> `step`, `lr`, `grad_norm` …; empty when `recovered`
+---@field policy_version training.PolicyVersion|nil the weights after the step
+---@field recovered boolean|nil the answer got lost, and the service's state tells that the step was made
+
+local function key_of(what, options)
+  local key = options.idempotency_key
+  if key == nil then return digest.uuid() end
+  if key == false then return nil end
+  errors.expect(what, "idempotency_key", key, "string|boolean")
+  if key == true or key == "" then fail(what, "idempotency_key must be a text, or false for none") end
+  return key
+end
+
+-- The policy that a step is to start from: known only when no other step is under way.
+local function expected_of(model, what, options)
+  local expected = options.expected_policy_id
+  if expected == false then return nil end
+  if expected ~= nil then return errors.expect(what, "expected_policy_id", expected, "string") end
+  if model.steps_pending > 0 then return nil end
+  local policy = model:known_policy()
+  return policy and policy.id or nil
+end
+
+-- After a failure that leaves open whether the step was made: what the service's state says about it.
+local function find_out(model, expected, err, submitted)
+  if not expected or not errors.is(err) or not UNCLEAR[err.kind] then return nil end
+  if err.kind == "precondition" and not submitted and (err.attempts or 1) < 2 then return nil end
+  local ok, policy = pcall(model.get_policy_version, model)
+  if not ok or not policy then return nil end
+  if policy.parent_id == expected then return {metrics = {}, policy_version = policy, recovered = true} end
+  if policy.id == expected and not submitted and err.sent ~= true then
+    err.applied = false
+    err.message = err.message .. "; the step was not made"
+  end
+  return nil
+end
+
+local function took(model, result)
+  if result.policy_version then model.policy = result.policy_version end
+  return result
+end
+
+--- Submits a step; see `model:submit_optim_step`.
+---@return training.PendingOp
+function optim.submit(model, what, options)
+  local params = adam(what, options)
+  local session = model.session
+  if params.gradient_scale then session:need_feature(what, "gradient_scale_v1", "gradient_scale") end
+  local timeout = session:timeout_of(what, options.timeout)
+  local key, expected = key_of(what, options), expected_of(model, what, options)
+  local function submit(seq_id)
+    model.step = model.step + 1
+    model.steps_pending = model.steps_pending + 1
+    return session:submit(what, "OptimStep", {model_id = model.model_id, seq_id = seq_id, adam_params = params,
+      expected_policy_id = expected, idempotency_key = key}, {safe = key ~= nil, deadline = clock.now() + timeout})
+  end
+  local ok, request_id = pcall(model.in_turn, model, submit)
+  local function over() model.steps_pending = math.max(0, model.steps_pending - 1) end
+  if not ok then
+    over()
+    local found = find_out(model, expected, request_id, false)
+    if not found then error(request_id, 0) end
+    return future.done(what, took(model, found))
+  end
+  local ended = false
+  return future.new{
+    context = session, what = what, request_id = request_id, model_id = model.model_id, field = "optim_step",
+    timeout = timeout, poll_interval = options.poll_interval,
+    parse = function(reply)
+      over()
+      return took(model, {metrics = reply.metrics, policy_version = samples.policy(reply.policy_version)})
+    end,
+    on_failure = function(err)
+      local found = find_out(model, expected, err, true)
+      if not ended and (found or errors.is(err) and err.kind ~= "timeout" and err.kind ~= "unavailable") then
+        ended = true
+        over()
+      end
+      return found and took(model, found)
+    end,
+  }
+end
+
+return optim
