@@ -1,5 +1,6 @@
 --- Forward and backward passes: from datums to requests and from results to numbers. (Forward, ForwardBackward)
 
+local array = require "riverlua.array"
 local clock = require "riverlua.clock"
 local datum = require "training.datum"
 local errors = require "riverlua.errors"
@@ -34,7 +35,8 @@ ForwardResult.__name = "training.ForwardResult"
 -- A list of vectors, one matrix or one vector: in any case one vector for each datum.
 local function read_logprobs(value, count)
   if type(value) == "table" then return value end
-  if value.columns then
+  if not array.is(value) then return nil end
+  if #value.shape == 2 then
     local list = {}
     for i = 1, #value do list[i] = value[i] end
     return list
@@ -119,6 +121,16 @@ local function check_routing(what, data)
   end
 end
 
+-- Positions of a datum that datum.encode has accepted.
+local function length_of(columns)
+  if not columns.model_input then return #columns.input_ids end
+  local count = 0
+  for _, chunk in ipairs(columns.model_input) do
+    count = count + (chunk.type == "text" and #chunk.tokens or chunk.expected_tokens or 0)
+  end
+  return count
+end
+
 ---@class training.BackwardPlan
 ---@field parts table[] {data = messages, tokens =, count =}, each small enough for one request
 ---@field input table the fields of ForwardBackwardInput beside the data
@@ -145,13 +157,14 @@ function backward.plan(what, options, settings, prepare)
     if next(config) then fail(what, "a loss graph has its constants inside: it takes no settings") end
     prepare(graph)
     local own = {}
-    for i, one in ipairs(data) do own[i] = graph:datum(one, ("%s: datum %d"):format(what, i)) end
+    for i, one in ipairs(data) do own[i] = graph:datum(one) end
     data = own
   end
   local input = {loss_fn = name, loss_fn_config = config, compute_expert_flip_metric = flips or nil,
     force_routing_replay = replay and "ids" or nil}
   local parts, part, total = {}, nil, 0
-  for i, bytes, tokens in datum.each(data, what) do
+  for i, one in ipairs(data) do
+    local bytes, tokens = datum.encode(one, i), length_of(one)
     local size = #bytes + DATUM_ROOM
     if size + REQUEST_ROOM > upload.LARGEST then
       fail(what, ("datum %d is larger than a request may be (1 GiB)"):format(i))
@@ -182,8 +195,8 @@ local function without_routing(plan_input, data)
   input.force_routing_replay, input.compute_expert_flip_metric = nil, nil
   for i, message in ipairs(data) do
     local columns, kept = nest.decode(message.data), {}
-    for _, pair in ipairs(nest.pairs(columns)) do
-      if not pair[1]:find("^expert_routing_") then kept[#kept + 1] = pair end
+    for _, name in ipairs(nest.keys(columns)) do
+      if not name:find("^expert_routing_") then kept[#kept + 1] = {name, columns[name]} end
     end
     plain[i] = {data = nest.encode(nest.dict(kept))}
   end
@@ -254,7 +267,9 @@ function backward.send(model, plan, index, options)
   return future.new{
     context = session, what = options.what, request_id = request_id, model_id = model.model_id,
     field = "forward_backward", timeout = options.timeout, poll_interval = options.poll_interval,
+    on_failure = function() plan.release() end,
     parse = function(output)
+      plan.release(1 / #plan.parts)
       local tensor = output.loss_fn_outputs.logprobs
       session:count_usage(model, output.usage, {training_tokens = part.tokens})
       return {metrics = output.metrics, usage = output.usage, bytes = tensor and tensor.data, count = count,

@@ -128,6 +128,7 @@ PendingSamplingBatch.__name = "training.PendingSamplingBatch"
 ---@field plan training.SamplingPlan
 ---@field options table those of the call
 ---@field model table|nil
+---@field about {base_model: string}|nil when there is no model in training
 ---@field source fun(prompts: table[]): string, table which member of the request, and what it is
 ---@field split boolean|nil several batches where one is too small
 
@@ -149,7 +150,8 @@ function batch.submit(given)
       MOST_IN_A_BATCH))
   end
   local deadline = clock.now() + plan.timeout
-  local self = setmetatable({context = context, what = what, plan = plan, model = given.model, deadline = deadline,
+  local self = setmetatable({context = context, what = what, plan = plan, model = given.model,
+    about = given.model or given.about, deadline = deadline,
     started = clock.now(), request_ids = {}, handles = {}, ready = {}, groups = {},
     interval = given.options.poll_interval,
     streams = given.options.max_concurrent_streams or MOST_STREAMS,
@@ -181,6 +183,7 @@ local function complete(self, handle, sample, err)
   local prompt_index, sample_index = (handle.index - 1) // each + 1, (handle.index - 1) % each + 1
   self.groups[prompt_index][sample_index] = sample
   self.first_error = self.first_error or err
+  self.plan.release(1 / #self.plan.prompts)
   self.ready[#self.ready + 1] = {prompt_index = prompt_index, sample_index = sample_index, request_id = handle.id,
     sample = sample, error = err}
 end
@@ -208,7 +211,7 @@ local function take(self, handle, result)
         ("the service gave %d results for one prompt"):format(#results)))
     end
     local ok, sample = pcall(samples.one, call_of(self, handle), results[1], self.plan, self.model_step)
-    self.context:count_usage(self.model, result.inference.usage, {completion_tokens = ok and #sample.tokens or 0})
+    self.context:count_usage(self.about, result.inference.usage, ok and samples.usage{{sample}} or nil)
     complete(self, handle, ok and sample or nil, not ok and sample or nil)
   elseif result.failed then
     local details = result.failed.details and require("riverlua.protobuf").struct_to_table(result.failed.details)
@@ -288,7 +291,7 @@ local function fill(self)
       if #portions == 1 then
         snapshot(self, portions[1])
       elseif #portions > 1 then
-        task.map(portions, function(portion) snapshot(self, portion) end, {limit = self.streams})
+        task.map(portions, function(portion) snapshot(self, portion) end, {concurrency = self.streams})
       else
         self.context.wire.transport:pause(math.min(next_due, self.deadline) - now)
       end

@@ -225,20 +225,20 @@ function Client:new_meter(what, given)
   local own = self.options
   local budget = given.budget
   if budget == nil then budget = own.budget end
-  return require("training.pricing").meter{what = what, budget = budget, prices = given.prices or own.prices,
-    context = given.context_length or own.context_length}
+  return require("training.session_meter").new(what, {budget = budget, prices = given.prices or own.prices,
+    context = given.context_length or own.context_length})
 end
 
---- Internal: raises kind "budget" when what is planned could pass it.
-function Client:check_budget(meter, what, model, planned)   -- luacheck: ignore self
-  if not meter.budget then return end
-  local tokens = planned
-  if planned.prompts then
-    -- a token is rarely shorter than three bytes of text
-    tokens = {prompt_tokens = planned.prompt_ids + math.ceil(planned.prompt_bytes / 3),
-      completion_tokens = #planned.prompts * planned.max_tokens}
-  end
-  meter:check(tokens, model.base_model, what)
+-- The most that a plan of samples may use: a token is rarely shorter than three bytes of text.
+local function most_of(planned)
+  if not planned.prompts then return planned end
+  return {prompt_tokens = planned.prompt_ids + math.ceil(planned.prompt_bytes / 3),
+    completion_tokens = #planned.prompts * planned.max_tokens}
+end
+
+--- Internal: sets aside what a plan may cost; see training.session_meter.
+function Client:reserve(model, planned, meter)
+  return (meter or self.meter):reserve(most_of(planned), model.base_model)
 end
 
 --- Internal: adds what a call used to the client's own meter.
@@ -301,10 +301,10 @@ end
 --- Makes a session, and keeps it alive until it is closed. (CreateSession, SessionHeartbeat)
 ---
 --- `local session <close> = client:session{run = "first", project = "maths"}`: names that are no options are tags,
---- which are texts. Options: `timeout` = 60 s for making it; `capacity_hints` = true: lines on the standard error stream
---- when the service has no room; `before_poll`: a function called before every wait, which may raise; `budget` in dollars,
---- `prices`, `context_length`; `on_session_creation_attempted`, `on_session_created`, `on_session_closed`; `tags`: for
---- names that are options.
+--- which are texts. Options: `timeout` = 60 s for making it; `capacity_hints` = true: lines on the standard error
+--- stream when the service has no room; `before_poll`: a function called before every wait, which may raise; `budget`
+--- in dollars, `prices`, `context_length`; `on_session_creation_attempted`, `on_session_created`, `on_session_closed`;
+--- `tags`: for names that are options.
 ---@param options table|nil
 ---@return training.Session
 function Client:session(options)
@@ -358,16 +358,16 @@ function Client:sample(prompts, options)
   end
   local plan = sampling.plan(what, options, self.timeout)
   local about = {base_model = options.base_model}
-  self:check_budget(self.meter, what, about, plan)
+  local release = self:reserve(about, plan)
   local request_id = self:submit(what, "InferenceGenerate", {base_model = options.base_model, prompts = plan.prompts,
     metrics_type = options.metrics_type}, {safe = true, deadline = clock.now() + plan.timeout})
   return future.new{context = self, what = what, request_id = request_id, field = "inference", timeout = plan.timeout,
-    poll_interval = options.poll_interval, parse = function(response)
-      self:count_usage(about, response.usage)
+    poll_interval = options.poll_interval, on_failure = function() release() end, parse = function(response)
+      release()
+      local groups = samples.groups({what = what, request_id = request_id}, response, plan)
+      self:count_usage(about, response.usage, samples.usage(groups))
       local flat = {}
-      for _, group in ipairs(samples.groups({what = what, request_id = request_id}, response, plan)) do
-        table.move(group, 1, #group, #flat + 1, flat)
-      end
+      for _, group in ipairs(groups) do table.move(group, 1, #group, #flat + 1, flat) end
       return flat
     end}:result()
 end

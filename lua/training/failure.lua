@@ -95,7 +95,9 @@ end
 function failure.from_grpc(call, cause)
   local known = CODES[cause.code] or CODES.UNKNOWN
   local trailers, scrub = cause.trailers or {}, call.scrub or same
-  local details = one_line(scrub, tostring(cause.details or cause.message or ""))
+  local details = tostring(cause.details or "")
+  if details == "" and cause.message then details = cause.message:match(": [%u_]+: (.*)$") or "" end
+  details = one_line(scrub, details)
   local err = {
     kind = known[1], status = cause.status, code = cause.code, details = details, method = cause.method,
     error_code = trailers["river-error-code"], image_id = trailers["river-image-id"], request_id = call.request_id,

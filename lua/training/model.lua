@@ -112,7 +112,7 @@ end
 local function plan_samples(self, what, options)
   if options.image_token_id == nil then options.image_token_id = self.image_token_id or nil end
   local plan = sampling.plan(what, options)
-  self.session:check_budget(what, self, plan)
+  plan.release = self.session:reserve(self, plan)
   return plan
 end
 
@@ -130,9 +130,12 @@ function Model:submit_sample(prompts, options)
   return future.new{
     context = session, what = what, request_id = request_id, model_id = self.model_id, field = "inference",
     timeout = plan.timeout, poll_interval = options.poll_interval,
+    on_failure = function() plan.release() end,
     parse = function(response)
-      session:count_usage(self, response.usage)
-      return samples.groups({what = what, request_id = request_id}, response, plan, step)
+      plan.release()
+      local groups = samples.groups({what = what, request_id = request_id}, response, plan, step)
+      session:count_usage(self, response.usage, samples.usage(groups))
+      return groups
     end,
   }
 end
@@ -211,7 +214,7 @@ end
 
 local function plan_pass(self, what, options, settings)
   local plan = backward.plan(what, options, settings, function(graph) self:prepare_loss(graph) end)
-  self.session:check_budget(what, self, {training_tokens = plan.training_tokens})
+  plan.release = self.session:reserve(self, {training_tokens = plan.training_tokens})
   return plan
 end
 

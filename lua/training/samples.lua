@@ -27,6 +27,11 @@ end
 ---@field token_ids riverlua.Array rows × width, int32
 ---@field logprobs riverlua.Array rows × width, float32
 
+local function matrix(dtype, bytes, columns)
+  local elements = array.from_bytes(dtype, bytes)
+  return columns > 0 and array.matrix(dtype, elements, columns) or elements
+end
+
 local function top_logprobs(call, block)
   if not block or block.rows == 0 and block.token_ids == "" then return nil end
   local count = block.rows * block.width
@@ -34,8 +39,8 @@ local function top_logprobs(call, block)
     error(failure.protocol(call, "the block of most likely tokens has another size than it says"), 0)
   end
   return {rows = block.rows, width = block.width,
-    token_ids = array.from_bytes("int32", block.token_ids, block.width),
-    logprobs = array.from_bytes("float32", block.logprobs, block.width)}
+    token_ids = matrix("int32", block.token_ids, block.width),
+    logprobs = matrix("float32", block.logprobs, block.width)}
 end
 
 local function expert_routing(routing)
@@ -127,6 +132,20 @@ function samples.groups(call, response, plan, model_step)
     groups[i] = group
   end
   return groups
+end
+
+--- What samples used, counted here: for services that do not say.
+---@param groups training.Sample[][]
+---@return {prompt_tokens: integer, completion_tokens: integer}
+function samples.usage(groups)
+  local usage = {prompt_tokens = 0, completion_tokens = 0}
+  for _, group in ipairs(groups) do
+    for _, sample in ipairs(group) do
+      usage.prompt_tokens = usage.prompt_tokens + sample.prompt_tokens
+      usage.completion_tokens = usage.completion_tokens + #sample.tokens
+    end
+  end
+  return usage
 end
 
 --- Whether a value is a Sample.

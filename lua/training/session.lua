@@ -22,7 +22,7 @@ local UNLOAD_TIMEOUT = 120
 ---@field session_id string
 ---@field client training.Client
 ---@field models training.Model[]
----@field meter table counts tokens and cost, see training.pricing
+---@field meter training.SessionMeter counts tokens and cost
 ---@field last_checkpoint string|nil path of the last training checkpoint
 local Session = {}
 Session.__name = "training.Session"
@@ -166,8 +166,8 @@ function Session:count_usage(model, usage, fallback)
   self.meter:add(usage or fallback or {}, model and model.base_model)
 end
 
---- Internal: raises kind "budget" when a call could pass it.
-function Session:check_budget(what, model, planned) self.client:check_budget(self.meter, what, model, planned) end
+--- Internal: sets aside what a call may cost; raises kind "budget" when that could pass it.
+function Session:reserve(model, planned) return self.client:reserve(model, planned, self.meter) end
 
 --- Internal: remembers where to go on from.
 function Session:note_checkpoint(checkpoint) self.last_checkpoint = checkpoint.path end
@@ -254,7 +254,7 @@ local function read_source(self, what, options)
   end
   local plan = sampling.plan(what, options)
   local about = {base_model = options.base_model}
-  self:check_budget(what, about, plan)
+  plan.release = self:reserve(about, plan)
   local path = options.checkpoint ~= nil and weights.path(what, options.checkpoint) or nil
   return plan, about, function(prompts)
     local source = {base_model = options.base_model, checkpoint_path = path, prompts = prompts,
@@ -273,9 +273,11 @@ function Session:submit_sample(prompts, options)
   local method = member == "checkpoint" and "SampleFromCheckpoint" or "InferenceGenerate"
   local request_id = self:submit(what, method, request, {safe = true, deadline = clock.now() + plan.timeout})
   return future.new{context = self, what = what, request_id = request_id, field = "inference", timeout = plan.timeout,
-    poll_interval = options.poll_interval, parse = function(response)
-      self:count_usage(about, response.usage)
-      return samples.groups({what = what, request_id = request_id}, response, plan)
+    poll_interval = options.poll_interval, on_failure = function() plan.release() end, parse = function(response)
+      plan.release()
+      local groups = samples.groups({what = what, request_id = request_id}, response, plan)
+      self:count_usage(about, response.usage, samples.usage(groups))
+      return groups
     end}
 end
 

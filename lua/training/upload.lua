@@ -76,7 +76,7 @@ local function send_all(session, what, model_id, bytes)
       send_chunk(session, what, made.upload_id, index, bytes:sub(index * chunk + 1, (index + 1) * chunk),
         "upload" .. connection)
     end
-  end, {limit = connections})
+  end, {concurrency = connections})
   return made.upload_id
 end
 

@@ -62,7 +62,7 @@ function Wire:encode(method, request) return self.methods[method].request:encode
 
 -- Whether to send it again now, after it failed.
 local function may_repeat(err, options)
-  if err.kind ~= "grpc" or err.code ~= "UNAVAILABLE" then return false end
+  if err.kind ~= "grpc" or err.code ~= "UNAVAILABLE" or err.retryable == false then return false end
   return err.sent == false or not options.unsent_only and (err.from_server or options.safe)
 end
 

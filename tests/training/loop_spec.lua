@@ -1,4 +1,4 @@
--- Reinforcement learning on the stand-in, whose model is one number: a loop that is right climbs, one that is not stays.
+-- Reinforcement learning on the stand-in, whose model is one number: a loop that is right climbs, others do not.
 
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local support = dofile(folder .. "support.lua")

@@ -215,6 +215,7 @@ describe("the requests of the training client", function()
       end
       assert.equal(4, count)
     end)
+    transport.answers.SubmitSamplingBatch = {request_ids = {"req-1"}}
     equal("submit_sampling_batch pinned", function()
       model:submit_sampling_batch("1 + 2", {max_tokens = 8, pinned_policy_id = "pol-000001",
         idempotency_key = "11111111-2222-3333-4444-555555555557"})
