@@ -193,7 +193,7 @@ describe("due", function()
   end)
 end)
 
--- A run of `steps` steps in sessions that `faults` (by the number of the call of step) break; what happened is in `log`.
+-- A run of ten steps in sessions that `faults` (by the number of the call of step) break; `log` says what happened.
 local function resume(options)
   local calls, weights, log = 0, {}, {}
   local all = {
