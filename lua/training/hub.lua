@@ -245,7 +245,8 @@ local function download(state, offset)
     split = state.split, offset = offset, length = PAGE})
   local text, info, is_cut = read_page(state, offset, body, res, call)
   local known = state.info
-  if known and (info.total ~= known.total or info.revision ~= known.revision) then error(CHANGED, 0) end
+  local moved = known and info.revision and known.revision and info.revision ~= known.revision
+  if known and (moved or info.total ~= known.total) then error(CHANGED, 0) end
   state.bytes = state.bytes + #text
   if state.bytes > MAX_BYTES then
     errors.raise{kind = "limit", message = ("%s '%s': more than %d bytes of rows"):format(WHERE, state.settings.name,
