@@ -62,7 +62,7 @@ function Deployment:__tostring()
 end
 
 -- An OpenAI client joins base_url and "/chat/completions"; modelriver's wants a base that ends with /v1.
-local function joined(base, inner)
+local function joined(inner)
   return {
     request = function(_, req)
       local copy = {}
@@ -73,7 +73,6 @@ local function joined(base, inner)
     pause = function(_, seconds) inner:pause(seconds) end,
     stats = function() return inner:stats() end,
     close = function() inner:close() end,
-    base = base,
   }
 end
 
@@ -101,7 +100,7 @@ function Deployment:openai(options)
   if not base:find("/v1$") and all.transport == nil then
     local http = {retries = 0}
     for name, value in pairs(all.http) do http[name] = value end
-    all.transport = joined(base, require("riverlua.transport").open("modelriver", base, http))
+    all.transport = joined(require("riverlua.transport").open("modelriver", base, http))
   end
   return require("modelriver").Client(all)
 end
