@@ -179,15 +179,13 @@ local function money(value)
   return value >= 0.995 and ("$%.2f"):format(value) or ("$%.4f"):format(value)
 end
 
---- Raises kind "budget" when a call would pass the budget; without a budget it never does. The error has `budget`,
---- `spent`, `planned` and `remaining`, in dollars. Without an argument: when the budget is used up.
----@param planned table|nil as for `estimate`: the most that the call may use
----@return number|nil remaining dollars after the call; nil: there is no budget
-function Meter:check(planned)
-  local budget = self.budget
-  local counts = read_usage("meter:check", planned or {})
-  if not budget then return nil end
-  local spent, cost = self.cost, price_of(self, counts)
+--- Raises kind "budget" when a call would pass a budget. The error has `budget`, `spent`, `planned` and `remaining`, in
+--- dollars.
+---@param budget number
+---@param spent number
+---@param cost number the most that the call may cost
+---@return number remaining dollars after the call
+function pricing.check(budget, spent, cost)
   local remaining = budget - spent
   if cost > remaining or remaining <= 0 then
     errors.raise{kind = "budget", budget = budget, spent = spent, planned = cost, remaining = remaining,
@@ -197,6 +195,16 @@ function Meter:check(planned)
       hint = "raise budget, or ask for less: fewer samples, a smaller max_tokens"}
   end
   return remaining - cost
+end
+
+--- Raises kind "budget" when a call would pass the budget, see `pricing.check`; without a budget it never does. Without
+--- an argument: when the budget is used up.
+---@param planned table|nil as for `estimate`: the most that the call may use
+---@return number|nil remaining dollars after the call; nil: there is no budget
+function Meter:check(planned)
+  local counts = read_usage("meter:check", planned or {})
+  if not self.budget then return nil end
+  return pricing.check(self.budget, self.cost, price_of(self, counts))
 end
 
 ---@class training.MeterReport
