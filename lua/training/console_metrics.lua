@@ -66,14 +66,15 @@ function metrics.encode_values(where, values)
 end
 
 ---@class training.console.Definitions
----@field version integer|nil the newest version, that of what is logged now
+---@field version integer the newest version that somebody asked for; 0: none
 local Definitions = {}
 Definitions.__index = Definitions
 
 --- No definitions yet.
 ---@return training.console.Definitions
 function metrics.definitions()
-  return setmetatable({patterns = {}, list = {}, axes = {}, known = 0, versions = {}, highest = 0}, Definitions)
+  return setmetatable({patterns = {}, list = {}, axes = {}, known = 0, versions = {}, highest = 0, version = 0},
+    Definitions)
 end
 
 local function read_definition(where, name, options)
@@ -118,24 +119,26 @@ function Definitions:define(where, name, options)
   if hidden ~= nil and hidden ~= pattern.hidden then
     pattern.hidden, self.changed = hidden, true
   end
-  if self.changed then self.axes, self.known = {}, 0 end
-end
-
---- The version of what is defined now, which is made when there were changes; nil: nothing is defined.
----@return integer|nil
-function Definitions:current()
   if self.changed then
     self.changed = false
-    -- nothing refers to the one before, and nobody will ask for it
-    local previous = self.version and self.versions[self.version]
-    if previous and previous.users == 0 then self.versions[self.version] = nil end
     self.highest = self.highest + 1
+    self.axes, self.known = {}, 0
+  end
+end
+
+--- The version of what is defined now; nil: nothing is defined.
+---@return integer|nil
+function Definitions:current()
+  if self.version ~= self.highest then
+    -- nothing refers to the one before, and nobody will ask for it
+    local previous = self.versions[self.version]
+    if previous and previous.users == 0 then self.versions[self.version] = nil end
     self.version = self.highest
-    self.versions[self.version] = {users = 0, delivered = false,
+    self.versions[self.version] = {users = 0, delivered = false, refused = false,
       json = ('{"version":%d,"metrics":%s}'):format(self.version, encode(json.array(table.move(self.list, 1,
         #self.list, 1, {}))))}
   end
-  return self.version
+  return self.version > 0 and self.version or nil
 end
 
 --- Counts observations that refer to a version, or (with a negative number) no longer do.
