@@ -27,7 +27,18 @@ local LONGEST_NAME, LONGEST_SOURCE, WIDEST = 64, 512, 262144
 local DTYPES = {int32 = true, int64 = true, float32 = true}
 local OPTIONS = {source = "boolean"}
 
-local encode = json.encoder{sort = true, utf8 = "replace"}
+local encode_value = json.encoder{sort = true, utf8 = "replace"}
+
+-- JSON in ASCII, as the service's own clients write it.
+local function encode(value)
+  return (encode_value(value):gsub(utf8.charpattern, function(char)
+    if #char == 1 then return nil end
+    local code = utf8.codepoint(char)
+    if code < 0x10000 then return ("\\u%04x"):format(code) end
+    code = code - 0x10000
+    return ("\\u%04x\\u%04x"):format(0xd800 + (code >> 10), 0xdc00 + (code & 0x3ff))
+  end))
+end
 
 ---@class training.LossGraph
 ---@field json string the graph as PrepareLoss and the datums have it
@@ -131,7 +142,9 @@ local function check_outputs(graph, loss, metrics)
   check_output(graph, "the loss", loss)
   if not loss.model then fail("the loss does not depend on the logits") end
   if not loss.learns then fail("the loss depends on the logits only through detach: there is nothing to learn") end
-  errors.expect("loss_graph", "metrics", metrics, "table")
+  if type(metrics) ~= "table" or ops.is_expression(metrics) then
+    fail("the metrics must be a table of expressions by name", "return loss, {ratio = ratio:mean()}")
+  end
   local count = 0
   for name, metric in pairs(metrics) do
     check_name("metrics", name)

@@ -87,7 +87,7 @@ local function check_constant(name, value)
   if value - value ~= 0 then
     fail(name, value ~= value and "a constant is NaN" or "a constant is infinite")
   end
-  return value + 0.0
+  return value * 1.0
 end
 
 -- The value as an argument: a finite number or an expression of the same graph.
@@ -208,7 +208,7 @@ function functions.div(a, b)
       fail("div", ("logits may only be divided by a number above 0, got %s"):format(describe(b)))
     end
     argument("div", a)
-    return computed("div", a, {a, b + 0.0})
+    return computed("div", a, {a, b * 1.0})
   end
   return divide(a, b)
 end
