@@ -80,17 +80,24 @@ local function check_name(what, name)
   end
 end
 
--- "int64" or {"int64", 8} → a column
+-- "int64", {"int64", 8} or {dtype = "int64", shape = {"T", 8}} → a column
 local function read_column(name, given)
   local dtype, width = given, nil
   if type(given) == "table" then
-    dtype, width = given[1], given[2]
-    for key in pairs(given) do
-      if key ~= 1 and key ~= 2 then
-        fail(("column '%s' is a dtype such as \"float32\", or {dtype, width}"):format(name))
+    local shape = given.shape
+    dtype, width = given[1] or given.dtype, given[2]
+    local known = {true, true}
+    if shape ~= nil then
+      if type(shape) ~= "table" or shape[1] ~= "T" or #shape ~= 2 then
+        fail(("the shape of column '%s' must be {\"T\", K}"):format(name))
       end
+      width, known = shape[2], {true, shape = true}
     end
-    if width ~= nil and (math.type(width) ~= "integer" or width < 1 or width > WIDEST) then
+    known.dtype = given[1] == nil or nil
+    for key in pairs(given) do
+      if not known[key] then fail(("column '%s' is a dtype such as \"float32\", or {dtype, width}"):format(name)) end
+    end
+    if (width ~= nil or shape) and (math.type(width) ~= "integer" or width < 1 or width > WIDEST) then
       fail(("the width of column '%s' must be an integer from 1 to %d"):format(name, WIDEST))
     end
   end

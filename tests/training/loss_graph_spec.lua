@@ -147,6 +147,14 @@ describe("loss_graph", function()
       assert.matches('"name":"\\u00e9"', loss.json, 1, true)
     end)
 
+    it("columns declared as in Python alike", function()
+      local function fn(logits, x) return (logits:log_softmax():gather(x.ids) * x.p):sum() end
+      assert.equal(loss_graph({ids = {"int64", 8}, p = {"float32", 8}}, fn).json:gsub(":%d+", ""),
+        loss_graph({ids = {dtype = "int64", shape = {"T", 8}}, p = {"float32", shape = {"T", 8}}}, fn).json
+          :gsub(":%d+", ""))
+      loss_graph({t = {"int64"}, n = {dtype = "int32"}}, function(logits, x) return logits:ce(x.t):sum() end)
+    end)
+
     it("only what the loss and the metrics need", function()
       assert.equal("ce(#0,#7) sum(#8) exp(#1) mean(#10)", operations(function(logits, x)
         local v = logits:ce(x.t)
@@ -318,6 +326,11 @@ describe("loss_graph", function()
       fails({t = "int64", w = {"float32", 262145}}, "262144")
       fails({t = "int64", w = {"float32", 2.5}}, "262144")
       fails({t = "int64", w = {"float32", width = 3}}, "{dtype, width}")
+      fails({t = "int64", w = {"float32", 3, shape = {"T", 3}}}, "{dtype, width}")
+      fails({t = "int64", w = {dtype = "float32", shape = {"T"}}}, '{"T", K}')
+      fails({t = "int64", w = {dtype = "float32", shape = {"T", 0}}}, "262144")
+      fails({t = "int64", w = {shape = {"T", 3}}}, "column 'w'")
+      fails({t = "int64", w = {}}, "column 'w'")
       local wide = loss_graph({t = "int64", [("é"):rep(64)] = {"float32", 262144}, one = {"float32", 1}},
         function(logits, x) return logits:ce(x.t):sum() end)
       assert.equal(3, #wide.columns)
