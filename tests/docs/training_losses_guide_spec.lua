@@ -18,7 +18,7 @@ describe("docs/training_losses.md", function()
       assert.truthy(text:find("`" .. name .. "`", 1, true) or text:find(":" .. name .. "(", 1, true)
         or text:find("`" .. name .. "(", 1, true), name .. " is not described")
     end
-    assert.equal(27, count)
+    assert.equal(28, count)
   end)
 
   it("describes every option and call of the console", function()
