@@ -19,7 +19,9 @@ local ops = require "training.loss_ops"
 
 ops.is_own_file()
 
-local loss_graph = {}
+local loss_graph = {
+  LOSS_FN = "loss_graph_v1",   -- what requests call a custom loss
+}
 
 -- Limits of the service.
 local MOST_COLUMNS, MOST_NODES, MOST_METRICS, MOST_BYTES = 16, 128, 16, 65536
