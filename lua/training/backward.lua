@@ -157,7 +157,10 @@ function backward.plan(what, options, settings, prepare)
     if next(config) then fail(what, "a loss graph has its constants inside: it takes no settings") end
     prepare(graph)
     local own = {}
-    for i, one in ipairs(data) do own[i] = graph:datum(one) end
+    for i, one in ipairs(data) do
+      -- those without loss_data have been made into datums of the graph before
+      own[i] = type(one) == "table" and one.loss_data ~= nil and graph:datum(one) or one
+    end
     data = own
   end
   local input = {loss_fn = name, loss_fn_config = config, compute_expert_flip_metric = flips or nil,

@@ -30,10 +30,10 @@ for name in ([[api_key endpoint port timeout use_ssl enable_retries image_upload
   OPTIONS[name] = true
 end
 
--- Methods of modules that are loaded when one of them is called for the first time.
-local DEPLOYMENTS = {}
-for name in ([[create_deployment get_deployment list_deployments scale_on_target delete_deployment get_deployment_usage
-  wait_for_deployment]]):gmatch("%S+") do DEPLOYMENTS[name] = true end
+-- Methods of the client → those of training.deployments.
+local DEPLOYMENTS = {create_deployment = "create", get_deployment = "get", list_deployments = "list",
+  scale_on_target = "scale", scale_deployment = "scale", delete_deployment = "delete",
+  get_deployment_usage = "usage", wait_for_deployment = "wait"}
 
 local function fail(message, hint)
   errors.raise{kind = "argument", message = "training.Client: " .. message, hint = hint}
@@ -48,7 +48,7 @@ function Client.__index(self, name)
         errors.raise{kind = "argument", message = ("%s: call it with a colon: client:%s(…)"):format(name, name)}
       end
       local own = given:open_deployments()
-      return own[name](own, ...)
+      return own[DEPLOYMENTS[name]](own, ...)
     end
   end
   if type(name) == "string" and not name:find("^_") and rawget(self, "identity") then

@@ -25,11 +25,10 @@ end
 
 -- Name → module that it is, or module and name of a function in it; loaded when asked for.
 local MODULES = {nest = "training.nest", datasets = "training.datasets", rewards = "training.rewards",
-  pricing = "training.pricing", progress = "training.progress"}
+  pricing = "training.pricing", progress = "training.progress", loss_graph = "training.loss_graph"}
 local FUNCTIONS = {
   LoraConfig = {"training.lora", "LoraConfig"}, BuiltinLoss = {"training.losses", "BuiltinLoss"},
-  loss_graph = {"training.loss_graph", "build"}, resumable = {"training.progress", "resumable"},
-  grpo_data = {"training.datum", "grpo_data"},
+  resumable = {"training.resumable", "resumable"}, grpo_data = {"training.datum", "grpo_data"},
 }
 
 -- Also for completion at the prompt.
