@@ -47,6 +47,7 @@ typedef struct rvl_profile {
   bool verify;
   bool decompress;
   bool plain_http1;        /* short requests to http: addresses go over HTTP/1.1 connections of our own */
+  bool alpn_h2;            /* TLS connections of duplex.c are for HTTP/2, which the server must agree to */
 } rvl_profile;
 
 /*
