@@ -121,11 +121,16 @@ static void receive(rvl_duplex *d) {
   if (!d->ended && !d->unwatched) rvl_net_acknowledge(d->watch->fd);
 }
 
-static void on_again(rvl_timer *timer) {
-  rvl_duplex *d = (rvl_duplex *)(void *)((char *)timer - offsetof(rvl_duplex, again));
+void rvl_duplex_look(rvl_duplex *d) {
   if (!d->open || d->ended) return;
   receive(d);
   update_watch(d);
+}
+
+static void on_again(rvl_timer *timer) {
+  rvl_duplex *d = (rvl_duplex *)(void *)((char *)timer - offsetof(rvl_duplex, again));
+  if (!d->open || d->ended) return;
+  rvl_duplex_look(d);
   d->notify(d);
 }
 

@@ -43,6 +43,8 @@ bool rvl_duplex_give(rvl_duplex *duplex, rvl_bytes *bytes);
 size_t rvl_duplex_unsent(const rvl_duplex *duplex);
 /* Whether `take` wants more; at first it does. */
 void rvl_duplex_read(rvl_duplex *duplex, bool reading);
+/* Looks now whether something has come, or the connection has ended, without waiting for the loop; no notify. */
+void rvl_duplex_look(rvl_duplex *duplex);
 /* Ends it whatever it is doing, and frees everything. */
 void rvl_duplex_close(rvl_duplex *duplex);
 

@@ -7,6 +7,7 @@
 
 #include "grpc_message.h"
 #include "grpc_status.h"
+#include "http2.h"
 #include "transfer.h"
 
 typedef struct rvl_grpc_channel rvl_grpc_channel;
@@ -57,19 +58,20 @@ typedef struct rvl_grpc_call {
   uint64_t started, ended;
   void (*notify)(struct rvl_grpc_call *call);   /* something above changed; must not call back in */
   /* inside */
-  rvl_grpc_channel *channel;
+  rvl_http2_stream stream;
+  rvl_grpc_channel *channel;          /* NULL: it has been freed */
   struct rvl_grpc_connection *connection;
-  rvl_grpc_request request;
-  rvl_timer timer;          /* deadline, or the next attempt */
-  uint64_t due, pause_due;
+  struct rvl_grpc_list *list;         /* of those that are where it is */
   struct rvl_grpc_call *previous, *next;
-  int32_t stream;
-  int http_status;
-  size_t body_sent, held;   /* held: bytes taken in whose room has not been given back to the server */
+  rvl_grpc_request request;
+  rvl_timer timer;
+  uint64_t due, pause_due;            /* the deadline, the next attempt; 0: none */
   unsigned char prefix[RVL_GRPC_PREFIX];
-  uint8_t place;
-  bool refused, in_trailers, bad_type;
-  int read_status;
+  char timeout_text[RVL_GRPC_TIMEOUT_SIZE], attempts_text[RVL_GRPC_TIMEOUT_SIZE];
+  int http_status, server_status;     /* server_status: of grpc-status; -1: none yet */
+  int64_t pushback;                   /* ms until the next attempt as the server wants it; -1: none; -2: no next one */
+  size_t held;                        /* bytes that came and whose room has not been given back to the server */
+  bool refused, in_trailers, sent_before;
 } rvl_grpc_call;
 
 typedef struct rvl_grpc_stats {

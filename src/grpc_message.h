@@ -27,7 +27,7 @@ typedef enum rvl_grpc_verdict {
 typedef struct rvl_grpc_decoder {
   size_t max_message;
   rvl_grpc_message *first, **last;   /* the whole messages, oldest first */
-  size_t queued;            /* bytes in them */
+  size_t queued;            /* what it takes to keep them, in bytes */
   size_t count;             /* how many there have been */
   /* inside */
   unsigned char prefix[RVL_GRPC_PREFIX];

@@ -25,6 +25,7 @@ typedef struct rvl_loop {
   uv_async_t wake;
   rvl_timer **heap;
   size_t heap_count, heap_room;
+  size_t background;        /* timers among them that nobody waits for: they keep nothing going */
   uint64_t alarm_due;       /* what `alarm` is set to; 0: stopped */
   unsigned char *fork_mark; /* 1 here, 0 in a child that was forked later */
 } rvl_loop;

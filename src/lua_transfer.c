@@ -53,7 +53,7 @@ static bool flag_field(lua_State *L, const char *name) {
   return flag;
 }
 
-/* net{proxy=, ca_file=, unix_socket=, http=, verify=, decompress=, plain_http1=} */
+/* net{proxy=, ca_file=, unix_socket=, http=, verify=, decompress=, plain_http1=, alpn_h2=} */
 static int net_new(lua_State *L) {
   static const char *const versions[] = {"auto", "1.1", "2", "prior", NULL};
   static const rvl_http_version codes[] = {RVL_HTTP_AUTO, RVL_HTTP_1_1, RVL_HTTP_2, RVL_HTTP_2_PRIOR};
@@ -69,6 +69,7 @@ static int net_new(lua_State *L) {
       .verify = flag_field(L, "verify"),
       .decompress = flag_field(L, "decompress"),
       .plain_http1 = flag_field(L, "plain_http1"),
+      .alpn_h2 = flag_field(L, "alpn_h2"),
       .http_version = codes[luaL_checkoption(L, 2, "auto", versions)],
   };
   rvl_loop *loop = rvl_runtime_loop(L, rt);
@@ -244,6 +245,7 @@ const char *rvl_failure_kind(rvl_failure failure) {
     case RVL_FAIL_LIMIT: return "limit";
     case RVL_FAIL_ARGUMENT: return "argument";
     case RVL_FAIL_MEMORY: return "memory";
+    case RVL_FAIL_UNSUPPORTED: return "unsupported";
     case RVL_FAIL_CANCELLED: return "closed";
     default: return "protocol";
   }

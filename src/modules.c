@@ -16,7 +16,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.math", rvl_open_math},         {"riverlua.core.gzip", rvl_open_gzip},
     {"riverlua.core.listener", rvl_open_listener}, {"riverlua.core.river", rvl_open_river},
     {"riverlua.core.digest", rvl_open_digest},     {"riverlua.core.websocket", rvl_open_websocket},
-    {"riverlua.core.regex", rvl_open_regex},
+    {"riverlua.core.regex", rvl_open_regex},       {"riverlua.core.grpc", rvl_open_grpc},
     {"cjson", luaopen_cjson},                      {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};
 

@@ -107,7 +107,7 @@ static void run_ready(lua_State *L, rvl_runtime *rt) {
 }
 
 static bool can_be_woken(const rvl_runtime *rt) {
-  return rt->loop.heap_count > 0 || rt->pending > 0;
+  return rt->loop.heap_count > rt->loop.background || rt->pending > 0;
 }
 
 /* Runs the loop until the context is woken. */

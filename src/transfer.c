@@ -1,3 +1,4 @@
+#include "alpn.h"
 #include "net.h"
 
 #include <stdio.h>
@@ -114,6 +115,7 @@ static void disown(rvl_net *net, CURL *easy) {
   curl->easy_setopt(easy, CURLOPT_READDATA, NULL);
   curl->easy_setopt(easy, CURLOPT_PREREQDATA, NULL);
   curl->easy_setopt(easy, CURLOPT_OPENSOCKETDATA, NULL);
+  curl->easy_setopt(easy, CURLOPT_SSL_CTX_DATA, NULL);
   curl->easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
   curl->easy_setopt(easy, CURLOPT_CURLU, NULL);
 }
@@ -251,10 +253,35 @@ void rvl_net_refresh_deadline(rvl_transfer *t) {
 
 /* ---- libcurl's callbacks: copy bytes, set flags, notify ------------------------------------------ */
 
+/* Whether the connection is for HTTP/2, of duplex.c and over TLS. */
+static bool wants_h2(const rvl_transfer *t) {
+  return t->net->profile.alpn_h2 && t->request.duplex != NULL && strncmp(t->request.url, "https:", 6) == 0;
+}
+
+static CURLcode on_ssl_context(CURL *easy, void *context, void *user) {
+  (void)easy;
+  rvl_transfer *t = user;
+  if (t == NULL) return CURLE_ABORTED_BY_CALLBACK;
+  const char *why = rvl_alpn_offer_h2(context);
+  if (why == NULL) return CURLE_OK;
+  rvl_net_fail(t, RVL_FAIL_UNSUPPORTED, why);
+  return CURLE_SSL_CONNECT_ERROR;
+}
+
+static bool has_h2(rvl_transfer *t) {
+  struct curl_tlssessioninfo *tls = NULL;
+  t->net->curl->easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+  return tls != NULL && tls->internals != NULL && rvl_alpn_is_h2(tls->internals);
+}
+
 static int on_connected(void *user, char *a, char *b, int c, int d) {
   (void)a, (void)b, (void)c, (void)d;
   rvl_transfer *t = user;
   if (t == NULL) return CURL_PREREQFUNC_ABORT;
+  if (wants_h2(t) && !has_h2(t)) {
+    rvl_net_fail(t, RVL_FAIL_TLS, "the server does not speak HTTP/2 over TLS (it did not choose h2)");
+    return CURL_PREREQFUNC_ABORT;
+  }
   /* libcurl would send it again: the kept connection on which it was sent has been lost */
   if (t->connected != 0 && !t->request.repeatable) {
     rvl_net_fail(t, RVL_FAIL_CONNECT, "the connection was lost before the answer");
@@ -444,12 +471,20 @@ static bool has_bundle(const rvl_curl_api *curl) {
 }
 
 /* For a connection that is handed over: there may be many, open for hours. */
-static CURLcode set_up_duplex(rvl_net *net, CURL *easy) {
+static CURLcode set_up_duplex(rvl_net *net, rvl_transfer *t) {
   const rvl_curl_api *curl = net->curl;
+  CURL *easy = t->easy;
   CURLcode err = CURLE_OK;
   SET(CURLOPT_CONNECT_ONLY, 1L);
   SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
   SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);   /* what TLS offers */
+  if (wants_h2(t)) {
+    SET(CURLOPT_SSL_ENABLE_ALPN, 0L);
+    SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_context);
+    SET(CURLOPT_SSL_CTX_DATA, t);
+    if (err == CURLE_NOT_BUILT_IN || err == CURLE_UNKNOWN_OPTION)
+      rvl_net_fail(t, RVL_FAIL_UNSUPPORTED, "HTTP/2 over TLS needs a libcurl with OpenSSL (package libcurl4)");
+  }
   SET(CURLOPT_BUFFERSIZE, 1024L);
   /*
   ** libcurl keeps the authorities of a file for all connections, but reads those of a folder for each: 0.8 MB. Not all
@@ -478,7 +513,7 @@ static CURLcode set_up_request(rvl_net *net, rvl_transfer *t) {
   if (t->plain) {
     SET(CURLOPT_CONNECT_ONLY, 1L);
   } else if (r->duplex != NULL) {
-    if (err == CURLE_OK) err = set_up_duplex(net, easy);
+    if (err == CURLE_OK) err = set_up_duplex(net, t);
   } else if (r->stream_body) {
     SET(CURLOPT_UPLOAD, 1L);
     SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)r->stream_length);

@@ -30,6 +30,7 @@ typedef enum rvl_failure {
   RVL_FAIL_LIMIT,
   RVL_FAIL_ARGUMENT,
   RVL_FAIL_MEMORY,
+  RVL_FAIL_UNSUPPORTED,
   RVL_FAIL_CANCELLED
 } rvl_failure;
 

@@ -1,0 +1,462 @@
+#include "grpc_call.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_MESSAGE ((size_t)INT32_MAX)
+#define QUEUED_AT_MOST (1024u * 1024u)   /* of messages that nobody takes, before the server has to wait */
+#define NO_STATUS (-1)
+#define NO_PUSHBACK (-1)
+#define NEVER_AGAIN (-2)
+#define FIXED_HEADERS 9
+#define FEW_HEADERS 64
+
+static rvl_grpc_call *call_of(rvl_http2_stream *s) {
+  return (rvl_grpc_call *)(void *)((char *)s - offsetof(rvl_grpc_call, stream));
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------- */
+
+void rvl_grpc_enlist(rvl_grpc_list *list, rvl_grpc_call *c) {
+  c->list = list;
+  c->next = NULL;
+  c->previous = list->last;
+  if (list->last != NULL) list->last->next = c;
+  else list->first = c;
+  list->last = c;
+}
+
+static void enlist_first(rvl_grpc_list *list, rvl_grpc_call *c) {
+  c->list = list;
+  c->previous = NULL;
+  c->next = list->first;
+  if (list->first != NULL) list->first->previous = c;
+  else list->last = c;
+  list->first = c;
+}
+
+static void delist(rvl_grpc_call *c) {
+  rvl_grpc_list *list = c->list;
+  if (list == NULL) return;
+  if (c->previous != NULL) c->previous->next = c->next;
+  else list->first = c->next;
+  if (c->next != NULL) c->next->previous = c->previous;
+  else list->last = c->previous;
+  c->list = NULL;
+  c->previous = c->next = NULL;
+}
+
+/* ---- attempts ---------------------------------------------------------------------------------------- */
+
+static void forget_answer(rvl_grpc_call *c) {
+  c->headers.text.length = c->headers.count = 0;
+  c->trailers.text.length = c->trailers.count = 0;
+  c->details.length = 0;
+  rvl_grpc_decoder_free(&c->messages);
+  c->http_status = 0;
+  c->server_status = NO_STATUS;
+  c->pushback = NO_PUSHBACK;
+  c->held = 0;
+  c->from_server = c->answered = c->in_trailers = false;
+  c->failure = RVL_NO_FAILURE;
+}
+
+static void set_timer(rvl_grpc_call *c) {
+  uint64_t due = c->due;
+  if (c->pause_due != 0 && (due == 0 || c->pause_due < due)) due = c->pause_due;
+  if (due == 0) rvl_timer_stop(c->channel->loop, &c->timer);
+  else rvl_timer_start(c->channel->loop, &c->timer, due);
+}
+
+/* Takes it away from where it is; its stream ends. */
+static void leave(rvl_grpc_call *c, uint32_t error) {
+  delist(c);
+  if (c->connection != NULL && c->stream.id != 0) {
+    rvl_http2_reset(c->connection->http2, &c->stream, error);
+    rvl_grpc_schedule(c->channel);
+  }
+  c->connection = NULL;
+}
+
+static void finish(rvl_grpc_call *c) {
+  c->channel->stats.in_flight--;
+  rvl_timer_stop(c->channel->loop, &c->timer);
+  c->channel = NULL;
+  c->done = true;
+  c->ended = rvl_now();
+  if (c->notify != NULL) c->notify(c);
+}
+
+static uint64_t pause_of(rvl_grpc_call *c) {
+  const rvl_grpc_retries *r = &c->request.retries;
+  if (c->pushback >= 0) return (uint64_t)c->pushback * 1000000u;
+  double pause = (double)r->initial;
+  for (unsigned i = 1; i < c->attempts && pause < (double)r->cap; i++) pause *= r->factor;
+  if (r->cap != 0 && pause > (double)r->cap) pause = (double)r->cap;
+  return (uint64_t)(pause * (1 + r->jitter * (2 * rvl_grpc_random(c->channel) - 1)));
+}
+
+/* Whether it pauses for a further attempt. */
+static bool try_again(rvl_grpc_call *c) {
+  if (c->attempts >= c->request.retries.attempts || c->answered || c->pushback == NEVER_AGAIN) return false;
+  if (c->failure == RVL_FAIL_UNSUPPORTED || c->failure == RVL_FAIL_TLS) return false;
+  uint64_t at = rvl_now() + pause_of(c);
+  if (c->due != 0 && at >= c->due) return false;
+  c->pause_due = at;
+  rvl_grpc_enlist(&c->channel->paused, c);
+  set_timer(c);
+  return true;
+}
+
+static void end(rvl_grpc_call *c, int status, uint32_t reset) {
+  leave(c, reset);
+  if (status == RVL_GRPC_UNAVAILABLE && try_again(c)) return;
+  c->status = status;
+  finish(c);
+}
+
+static void end_with(rvl_grpc_call *c, rvl_grpc_code status, uint32_t reset, const char *text) {
+  c->details.length = 0;
+  rvl_bytes_append(&c->details, text, strlen(text));
+  end(c, (int)status, reset);
+}
+
+void rvl_grpc_call_fail(rvl_grpc_call *c, rvl_grpc_code status, const char *text) {
+  end_with(c, status, RVL_HTTP2_CANCEL, text);
+}
+
+/* As if nothing had been sent: the server has not looked at it. */
+static void restart(rvl_grpc_call *c) {
+  leave(c, RVL_HTTP2_NO_ERROR);
+  forget_answer(c);
+  enlist_first(&c->channel->waiting, c);
+  rvl_grpc_schedule(c->channel);
+}
+
+static void begin_attempt(rvl_grpc_call *c) {
+  c->attempts++;
+  c->refused = false;
+  rvl_grpc_enlist(&c->channel->waiting, c);
+}
+
+static void pass_deadline(rvl_grpc_call *c) {
+  char text[RVL_GRPC_TEXT_SIZE + 100];
+  double seconds = (double)c->request.timeout / 1e9;
+  const rvl_grpc_channel *channel = c->channel;
+  if (c->list == &channel->waiting && channel->failures > 0)
+    snprintf(text, sizeof text, "the deadline of %g s passed before there was a connection (%s)", seconds, channel->text);
+  else snprintf(text, sizeof text, "the deadline of %g s passed", seconds);
+  c->local_deadline = true;
+  rvl_grpc_call_fail(c, RVL_GRPC_DEADLINE_EXCEEDED, text);
+}
+
+static void on_timer(rvl_timer *timer) {
+  rvl_grpc_call *c = (rvl_grpc_call *)(void *)((char *)timer - offsetof(rvl_grpc_call, timer));
+  uint64_t now = rvl_now();
+  if (c->due != 0 && now >= c->due) {
+    pass_deadline(c);
+    return;
+  }
+  if (c->pause_due != 0 && now >= c->pause_due) {
+    c->pause_due = 0;
+    delist(c);
+    forget_answer(c);
+    begin_attempt(c);
+    rvl_grpc_schedule(c->channel);
+  }
+  set_timer(c);
+}
+
+/* ---- what is sent ------------------------------------------------------------------------------------ */
+
+static rvl_http2_header *put(rvl_http2_header *h, const char *name, const char *value, size_t length, bool varies) {
+  *h = (rvl_http2_header){name, value, strlen(name), length, varies};
+  return h + 1;
+}
+
+static rvl_http2_header *put_text(rvl_http2_header *h, const char *name, const char *value) {
+  return put(h, name, value, strlen(value), false);
+}
+
+static rvl_http2_header *put_metadata(rvl_http2_header *h, const rvl_grpc_metadata *metadata) {
+  rvl_grpc_header from;
+  size_t at = 0;
+  while (metadata != NULL && rvl_grpc_metadata_next(metadata, &at, &from))
+    *h++ = (rvl_http2_header){from.name, from.value, from.name_length, from.value_length, false};
+  return h;
+}
+
+static size_t write_headers(rvl_grpc_call *c, rvl_http2_header *headers) {
+  const rvl_grpc_channel *channel = c->channel;
+  rvl_http2_header *h = headers;
+  h = put_text(h, ":path", c->request.method);
+  h = put_text(h, ":authority", channel->options.authority);
+  h = put_text(h, ":method", "POST");
+  h = put_text(h, ":scheme", channel->tls ? "https" : "http");
+  h = put_text(h, "content-type", "application/grpc");
+  h = put_text(h, "te", "trailers");
+  if (c->due != 0) {
+    uint64_t now = rvl_now();
+    size_t n = rvl_grpc_write_timeout(c->timeout_text, c->due > now ? c->due - now : 1);
+    h = put(h, "grpc-timeout", c->timeout_text, n, true);
+  }
+  if (c->attempts > 1) {
+    int n = snprintf(c->attempts_text, sizeof c->attempts_text, "%u", c->attempts - 1);
+    h = put(h, "grpc-previous-rpc-attempts", c->attempts_text, (size_t)n, false);
+  }
+  h = put_text(h, "user-agent", channel->options.user_agent);
+  h = put_metadata(h, channel->options.metadata);
+  h = put_metadata(h, c->request.metadata);
+  return (size_t)(h - headers);
+}
+
+static size_t count_of(const rvl_grpc_metadata *metadata) { return metadata != NULL ? metadata->count : 0; }
+
+bool rvl_grpc_call_send(rvl_grpc_call *c, rvl_grpc_connection *connection) {
+  rvl_http2_header few[FEW_HEADERS], *headers = few;
+  size_t most = FIXED_HEADERS + count_of(c->channel->options.metadata) + count_of(c->request.metadata);
+  if (most > FEW_HEADERS && (headers = malloc(most * sizeof *headers)) == NULL) return false;
+  size_t count = write_headers(c, headers);
+  c->stream.head = (const char *)c->prefix;
+  c->stream.head_length = sizeof c->prefix;
+  c->stream.body = c->request.data;
+  c->stream.body_length = c->request.length;
+  bool opened = rvl_http2_open(connection->http2, &c->stream, headers, count);
+  if (headers != few) free(headers);
+  if (!opened) return false;
+  delist(c);
+  rvl_grpc_enlist(&connection->calls, c);
+  c->connection = connection;
+  c->sent_before = c->sent;
+  c->sent = true;
+  return true;
+}
+
+/* ---- what comes -------------------------------------------------------------------------------------- */
+
+static bool is_named(const char *name, size_t length, const char *wanted) {
+  return strlen(wanted) == length && memcmp(name, wanted, length) == 0;
+}
+
+static int read_http_status(const char *value, size_t length) {
+  if (length != 3) return 0;
+  int status = 0;
+  for (size_t i = 0; i < 3; i++) {
+    if (value[i] < '0' || value[i] > '9') return 0;
+    status = status * 10 + (value[i] - '0');
+  }
+  return status;
+}
+
+static int64_t read_pushback(const char *value, size_t length) {
+  int64_t ms = 0;
+  if (length == 0 || length > 9) return NEVER_AGAIN;
+  for (size_t i = 0; i < length; i++) {
+    if (value[i] < '0' || value[i] > '9') return NEVER_AGAIN;
+    ms = ms * 10 + (value[i] - '0');
+  }
+  return ms;
+}
+
+static void on_header(rvl_http2_stream *s, const char *name, size_t name_length, const char *value,
+                      size_t value_length) {
+  rvl_grpc_call *c = call_of(s);
+  if (name[0] == ':') {
+    if (!c->in_trailers && is_named(name, name_length, ":status")) c->http_status = read_http_status(value, value_length);
+    return;
+  }
+  if (is_named(name, name_length, "grpc-status")) c->server_status = rvl_grpc_read_status(value, value_length);
+  if (is_named(name, name_length, "grpc-retry-pushback-ms")) c->pushback = read_pushback(value, value_length);
+  rvl_grpc_metadata *to = c->in_trailers ? &c->trailers : &c->headers;
+  if (!rvl_grpc_metadata_put(to, name, name_length, value, value_length))
+    end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "out of memory");
+}
+
+static bool is_grpc(const rvl_grpc_header *type) {
+  static const char wanted[] = "application/grpc";
+  size_t length = sizeof wanted - 1;
+  if (type->value_length < length || memcmp(type->value, wanted, length) != 0) return false;
+  return type->value_length == length || type->value[length] == '+' || type->value[length] == ';';
+}
+
+/* The answer does not come from a gRPC server. */
+static void end_foreign(rvl_grpc_call *c, const rvl_grpc_metadata *headers) {
+  char text[RVL_GRPC_TEXT_SIZE];
+  rvl_grpc_header type;
+  if (c->http_status != 200) {
+    snprintf(text, sizeof text, "the answer is not gRPC: HTTP status %d", c->http_status);
+  } else if (rvl_grpc_metadata_find(headers, "content-type", &type)) {
+    int shown = type.value_length < 100 ? (int)type.value_length : 100;
+    snprintf(text, sizeof text, "the answer is not gRPC: content-type '%.*s'", shown, type.value);
+  } else {
+    snprintf(text, sizeof text, "the answer is not gRPC: it has no content-type");
+  }
+  end_with(c, rvl_grpc_code_of_http(c->http_status), RVL_HTTP2_CANCEL, text);
+}
+
+static void end_with_servers(rvl_grpc_call *c) {
+  rvl_grpc_header message;
+  c->from_server = true;
+  if (rvl_grpc_metadata_find(&c->trailers, "grpc-message", &message))
+    rvl_grpc_append_decoded(&c->details, message.value, message.value_length);
+  end(c, c->server_status, RVL_HTTP2_NO_ERROR);
+}
+
+/* The server has said all it has to say. */
+static void judge(rvl_grpc_call *c) {
+  bool good = c->server_status == RVL_GRPC_OK;
+  if (c->server_status == NO_STATUS)
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_NO_ERROR, "the answer ended without a grpc-status");
+  else if (good && !rvl_grpc_decoder_is_clean(&c->messages))
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_NO_ERROR, "the answer ended in the middle of a message");
+  else if (good && !c->request.streamed && c->messages.count == 0)
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_NO_ERROR, "the server said OK but sent no message");
+  else end_with_servers(c);
+}
+
+/* The first block: headers, or trailers alone. */
+static void take_first_block(rvl_grpc_call *c, bool ended) {
+  rvl_grpc_header type;
+  if (c->http_status >= 100 && c->http_status < 200 && !ended) {   /* the answer is still to come */
+    forget_answer(c);
+    return;
+  }
+  bool has_type = rvl_grpc_metadata_find(&c->headers, "content-type", &type);
+  if (c->server_status == NO_STATUS && (c->http_status != 200 || !has_type || !is_grpc(&type))) {
+    end_foreign(c, &c->headers);
+    return;
+  }
+  c->in_trailers = true;
+  if (ended) {
+    rvl_grpc_metadata empty = c->trailers;
+    c->trailers = c->headers;
+    c->headers = empty;
+    judge(c);
+    return;
+  }
+  c->server_status = NO_STATUS;   /* it belongs into the trailers */
+  c->answered = true;
+  if (c->notify != NULL) c->notify(c);
+}
+
+static void on_headers(rvl_http2_stream *s, bool ended) {
+  rvl_grpc_call *c = call_of(s);
+  if (!c->in_trailers) take_first_block(c, ended);
+  else if (ended) judge(c);
+  else end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_PROTOCOL_ERROR, "the server sent headers in the middle of its answer");
+}
+
+/* Room for more, unless the reader is behind. */
+static void give_back(rvl_grpc_call *c) {
+  if (c->connection == NULL || c->held == 0 || c->messages.queued >= QUEUED_AT_MOST) return;
+  rvl_http2_consume(c->connection->http2, &c->stream, c->held);
+  c->held = 0;
+}
+
+static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
+  rvl_grpc_call *c = call_of(s);
+  size_t count = c->messages.count;
+  c->held += length;
+  switch (rvl_grpc_decoder_feed(&c->messages, data, length)) {
+    case RVL_GRPC_GOOD: break;
+    case RVL_GRPC_TOO_LARGE:
+      end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "a message of the answer is larger than max_message");
+      return;
+    case RVL_GRPC_COMPRESSED:
+      end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent a compressed message, which was not agreed");
+      return;
+    case RVL_GRPC_NO_MEMORY:
+      end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "out of memory");
+      return;
+  }
+  if (!c->request.streamed && c->messages.count > 1) {
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent several messages where one is wanted");
+    return;
+  }
+  if (c->request.streamed) give_back(c);
+  else if (c->messages.count == 0) {   /* one message, however large, has to come in whole */
+    rvl_http2_consume(c->connection->http2, &c->stream, c->held);
+    c->held = 0;
+  }
+  if (c->request.streamed && c->messages.count > count && c->notify != NULL) c->notify(c);
+}
+
+static void on_ended(rvl_http2_stream *s) { judge(call_of(s)); }
+
+static void on_overflow(rvl_http2_stream *s) {
+  end_with(call_of(s), RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_ENHANCE_YOUR_CALM,
+           "the headers of the answer are larger than 256 KiB");
+}
+
+static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
+  rvl_grpc_call *c = call_of(s);
+  char text[RVL_GRPC_TEXT_SIZE];
+  if (how != RVL_HTTP2_RESET && !c->in_trailers) {
+    c->sent = c->sent_before;
+    bool again = how == RVL_HTTP2_UNSEEN || !c->refused;
+    if (how == RVL_HTTP2_REFUSED) c->refused = true;
+    if (again) {
+      restart(c);
+      return;
+    }
+  }
+  if (error == RVL_HTTP2_CANCEL && c->due != 0 && rvl_now() >= c->due) {   /* the server's clock told it so first */
+    pass_deadline(c);
+    return;
+  }
+  snprintf(text, sizeof text, "the server reset the stream (%s)", rvl_http2_error_name(error));
+  end_with(c, rvl_grpc_code_of_reset(error), RVL_HTTP2_NO_ERROR, text);
+}
+
+const rvl_http2_events rvl_grpc_events = {on_header, on_headers, on_data, on_ended, on_overflow, on_closed};
+
+/* ---- the interface ----------------------------------------------------------------------------------- */
+
+void rvl_grpc_call_begin(rvl_grpc_channel *channel, rvl_grpc_call *c, const rvl_grpc_request *request) {
+  c->channel = channel;
+  c->request = *request;
+  c->started = rvl_now();
+  c->timer.fire = on_timer;
+  c->messages.max_message = request->max_message != 0 ? request->max_message : MAX_MESSAGE;
+  rvl_grpc_write_prefix(c->prefix, request->length);
+  forget_answer(c);
+  channel->stats.calls++;
+  channel->stats.in_flight++;
+  if (request->length > UINT32_MAX) {
+    rvl_grpc_call_fail(c, RVL_GRPC_RESOURCE_EXHAUSTED, "a message of gRPC is smaller than 4 GiB");
+    return;
+  }
+  if (request->timeout != 0) {
+    c->due = c->started + request->timeout;
+    if (c->due < c->started) c->due = 0;
+    set_timer(c);
+  }
+  begin_attempt(c);
+}
+
+rvl_grpc_message *rvl_grpc_call_take(rvl_grpc_call *c) {
+  rvl_grpc_message *m = rvl_grpc_decoder_take(&c->messages);
+  if (m != NULL && c->held > 0 && c->connection != NULL) {
+    give_back(c);
+    if (c->held == 0) rvl_grpc_schedule(c->channel);
+  }
+  return m;
+}
+
+void rvl_grpc_call_cancel(rvl_grpc_call *c) {
+  if (c->done || c->channel == NULL) return;
+  rvl_grpc_channel *channel = c->channel;
+  c->closed = true;
+  c->notify = NULL;
+  rvl_grpc_call_fail(c, RVL_GRPC_CANCELLED, "the call was cancelled");
+  rvl_grpc_flush(channel);   /* who cancels may not run the loop for long */
+}
+
+void rvl_grpc_call_free(rvl_grpc_call *c) {
+  rvl_grpc_call_cancel(c);
+  rvl_grpc_metadata_free(&c->headers);
+  rvl_grpc_metadata_free(&c->trailers);
+  rvl_grpc_decoder_free(&c->messages);
+  rvl_bytes_free(&c->details);
+}
