@@ -105,7 +105,7 @@ static bool receive_some(rvl_duplex *d) {
   if (code == CURLE_AGAIN && !d->unwatched) return false;
   if (code == CURLE_OK && n > 0) {
     d->take(d, buffer, n);
-    return true;
+    return n == sizeof buffer || net->tls || d->unwatched;   /* a socket alone that had less has no more now */
   }
   d->ended = true;
   d->reset = code != CURLE_OK;
@@ -118,7 +118,7 @@ static void receive(rvl_duplex *d) {
   bool more = true;
   for (int i = 0; more && i < RECEIVES_AT_ONCE && d->reading && !d->ended; i++) more = receive_some(d);
   if (more && d->reading && !d->ended) look_again(d);
-  if (!d->ended && !d->unwatched) rvl_net_acknowledge(d->watch->fd);
+  if (!d->ended && !d->unwatched && !d->prompt) rvl_net_acknowledge(d->watch->fd);
 }
 
 void rvl_duplex_look(rvl_duplex *d) {

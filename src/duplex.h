@@ -14,6 +14,7 @@ typedef struct rvl_duplex {
   bool ended;               /* the peer sends nothing more */
   bool broken;              /* nothing can be sent any more */
   bool reset;               /* it did not end as it should */
+  bool prompt;              /* set by the owner: the peer does not wait for acknowledgements before it sends more */
   /* Takes bytes that came; may call rvl_duplex_read and rvl_duplex_write, nothing else. */
   void (*take)(struct rvl_duplex *duplex, const char *data, size_t length);
   /* Something above changed, or unsent bytes have gone out; may call the same. */

@@ -202,6 +202,7 @@ static bool open_connection(rvl_grpc_channel *ch) {
   c->alive.fire = on_alive;
   c->duplex.take = on_bytes;
   c->duplex.notify = on_change;
+  c->duplex.prompt = true;
   c->next = ch->connections;
   ch->connections = c;
   ch->current = c;

@@ -87,11 +87,15 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
   switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
       s = stream_of(session, frame->hd.stream_id);
-      if (s != NULL) h->events->headers(s, ended);
+      if (s == NULL) break;
+      s->answered = ended;
+      h->events->headers(s, ended);
       break;
     case NGHTTP2_DATA:
       s = ended ? stream_of(session, frame->hd.stream_id) : NULL;
-      if (s != NULL) h->events->ended(s);
+      if (s == NULL) break;
+      s->answered = true;
+      h->events->ended(s);
       break;
     case NGHTTP2_SETTINGS: h->state.settings = true; break;
     case NGHTTP2_PING:
@@ -254,7 +258,7 @@ bool rvl_http2_open(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *h
   if (count > MAX_COUNT && (values = malloc(count * sizeof *values)) == NULL) return false;
   s->id = 0;
   s->sent = 0;
-  s->body_sent = false;
+  s->body_sent = s->answered = false;
   bool opened = submit(h, s, headers, count, values) && put_headers(h, s);
   if (values != few) free(values);
   return opened;
@@ -263,7 +267,8 @@ bool rvl_http2_open(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *h
 void rvl_http2_reset(rvl_http2 *h, rvl_http2_stream *s, uint32_t error) {
   if (s->id == 0) return;
   nghttp2_session_set_stream_user_data(h->session, s->id, NULL);
-  if (nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, s->id, error) == NGHTTP2_ERR_NOMEM)
+  bool over = s->body_sent && s->answered;   /* nghttp2 is about to close it */
+  if (!over && nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, s->id, error) == NGHTTP2_ERR_NOMEM)
     fail(h, "out of memory");
   s->id = 0;
 }

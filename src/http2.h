@@ -19,6 +19,7 @@ typedef struct rvl_http2 rvl_http2;
 typedef struct rvl_http2_stream {
   int32_t id;               /* 0: not open */
   bool body_sent;           /* all of it */
+  bool answered;            /* the server has said all */
   const char *head, *body;  /* the body to be sent, in two pieces */
   size_t head_length, body_length, sent;
 } rvl_http2_stream;
