@@ -17,7 +17,8 @@ typedef struct rvl_grpc_connection {
   rvl_http2 *http2;         /* NULL: not open yet */
   rvl_grpc_list calls;      /* that have a stream */
   rvl_timer alive;          /* the next PING, or the end of waiting for its answer */
-  uint64_t heard;           /* when something came last */
+  bool spoken;              /* something has come */
+  uint64_t heard;           /* when something came last, or it was opened */
   uint64_t pinged;          /* when a PING was sent that nothing has come after; 0: none */
   bool dead;                /* closed, to be freed */
   const char *why;          /* it is no HTTP/2; NULL: it may be */

@@ -34,7 +34,8 @@ void rvl_grpc_schedule(rvl_grpc_channel *ch) {
 /* Nobody waits for these timers: a script that has nothing else to do ends. */
 static void set_alive(rvl_grpc_connection *c, uint64_t due) {
   rvl_loop *loop = c->channel->loop;
-  if (c->alive.slot == 0 && rvl_timer_start(loop, &c->alive, due)) loop->background++;
+  bool new = c->alive.slot == 0;
+  if (rvl_timer_start(loop, &c->alive, due) && new) loop->background++;
 }
 
 static void stop_alive(rvl_grpc_connection *c) {
@@ -50,7 +51,7 @@ static void on_alive(rvl_timer *timer) {
   rvl_grpc_channel *ch = c->channel;
   uint64_t now = rvl_now();
   ch->loop->background--;
-  if (c->pinged != 0 && c->heard < c->pinged) {
+  if (c->pinged != 0) {
     char text[RVL_GRPC_TEXT_SIZE];
     snprintf(text, sizeof text, "the connection is dead: no answer to a PING within %g s",
              (double)ch->options.keepalive_timeout / 1e9);
@@ -58,7 +59,6 @@ static void on_alive(rvl_timer *timer) {
     rvl_grpc_schedule(ch);
     return;
   }
-  c->pinged = 0;
   if (now - c->heard < ch->options.keepalive) {
     set_alive(c, c->heard + ch->options.keepalive);
     return;
@@ -153,13 +153,19 @@ static void reap(rvl_grpc_channel *ch) {
 static void on_bytes(rvl_duplex *d, const char *data, size_t length) {
   rvl_grpc_connection *c = connection_of(d);
   if (c->dead || c->http2 == NULL || c->why != NULL) return;
-  bool first = c->heard == 0;
+  bool first = !c->spoken;
+  c->spoken = true;
   c->heard = rvl_now();
+  if (c->pinged != 0) set_alive(c, c->heard + c->channel->options.keepalive);
+  c->pinged = 0;
   if (first && length >= 5 && memcmp(data, "HTTP/", 5) == 0) c->why = "the server speaks HTTP/1, not HTTP/2";
   else rvl_http2_feed(c->http2, data, length);
 }
 
-static void on_change(rvl_duplex *d) { rvl_grpc_schedule(connection_of(d)->channel); }
+static void on_change(rvl_duplex *d) {
+  rvl_grpc_connection *c = connection_of(d);
+  if (!c->dead) rvl_grpc_schedule(c->channel);
+}
 
 /* false: no memory. */
 static bool send_output(rvl_grpc_connection *c) {
@@ -218,7 +224,8 @@ static void begin_http2(rvl_grpc_connection *c) {
     return;
   }
   ch->stats.connections++;
-  if (ch->options.keepalive != 0) set_alive(c, rvl_now() + ch->options.keepalive);
+  c->heard = rvl_now();
+  if (ch->options.keepalive != 0) set_alive(c, c->heard + ch->options.keepalive);
 }
 
 static void go(rvl_grpc_connection *c) {
@@ -341,10 +348,10 @@ void rvl_grpc_channel_free(rvl_grpc_channel *ch) {
   close_calls(&ch->paused);
   for (rvl_grpc_connection *c = ch->connections; c != NULL; c = c->next) close_calls(&c->calls);
   say_goodbye(ch);
-  rvl_timer_stop(ch->loop, &ch->work);
-  rvl_timer_stop(ch->loop, &ch->reopen);
   for (rvl_grpc_connection *c = ch->connections; c != NULL; c = c->next) c->dead = true;
   reap(ch);
+  rvl_timer_stop(ch->loop, &ch->work);
+  rvl_timer_stop(ch->loop, &ch->reopen);
   free(ch);
 }
 

@@ -138,7 +138,7 @@ bool rvl_http2_feed(rvl_http2 *h, const char *data, size_t length) {
   if (n == NGHTTP2_ERR_NOMEM) return fail(h, "out of memory");
   if (n == NGHTTP2_ERR_FLOODED) return fail(h, "the server floods the connection with frames");
   if (n == NGHTTP2_ERR_CALLBACK_FAILURE) return fail(h, "the server sends headers without end");
-  if (n < 0) return fail(h, "the server does not speak HTTP/2");
+  if (n < 0) return fail(h, nghttp2_strerror((int)n));
   return true;
 }
 

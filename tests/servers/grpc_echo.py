@@ -1,23 +1,27 @@
-"""A gRPC server for the tests of riverlua.grpc: real grpcio, messages are raw bytes.
+"""gRPC servers for the tests of riverlua.grpc: real grpcio, messages are raw bytes.
 
-Prints the port it listens on, and then one line of JSON per event that tests wait for. Arguments: --tls CERT KEY,
---unix PATH, --max-streams N.
-
-Methods of /test.Echo: what a call asks for stands in its metadata.
+One process, several places: "plain" and "limited" (at most 2 streams at once) without TLS, "tls", "wrong" (a
+certificate for another host), "unix" (a path). Prints one line of JSON that says where they are when it is ready, and
+ends with its standard input. Methods of /test.Echo; what a call asks for stands in its metadata.
 """
 
-import argparse
 import json
+import os
 import sys
+import tempfile
 import threading
-import time
 from concurrent import futures
 
 import grpc
 
-lock = threading.Lock()
-counters = {"calls": 0, "cancelled": 0, "attempts": {}, "sent": 0}
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from stub_server import make_certificate                                # noqa: E402
+
+lock = threading.Condition()
+counters = {"calls": 0, "cancelled": 0, "attempts": {}, "sent": 0, "now": 0, "most": 0}
 peers = set()
+servers = []
 
 
 def meta(context):
@@ -25,9 +29,33 @@ def meta(context):
 
 
 def note(context):
+    """Counts a call, and those that run at the same time."""
     with lock:
         counters["calls"] += 1
+        counters["now"] += 1
+        counters["most"] = max(counters["most"], counters["now"])
         peers.add(context.peer())
+        lock.notify_all()
+    context.add_callback(over)
+
+
+def over():
+    with lock:
+        counters["now"] -= 1
+
+
+def note_cancelled():
+    with lock:
+        counters["cancelled"] += 1
+        lock.notify_all()
+
+
+def hang(context):
+    """Until the client has given up."""
+    gone = threading.Event()
+    if context.add_callback(gone.set):
+        gone.wait(30)
+    note_cancelled()
 
 
 def unary(request, context):
@@ -50,14 +78,12 @@ def unary(request, context):
             trailing.append(("previous", m.get("grpc-previous-rpc-attempts", "none")))
             context.set_trailing_metadata(trailing)
             context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
-    if "sleep" in m:
-        deadline = time.time() + float(m["sleep"])
-        while time.time() < deadline and context.is_active():
-            time.sleep(0.01)
-        if not context.is_active():
-            with lock:
-                counters["cancelled"] += 1
-            return b""
+    if "hang" in m:
+        hang(context)
+        return b""
+    if "meet" in m:   # waits until so many calls are here
+        with lock:
+            lock.wait_for(lambda: counters["now"] >= int(m["meet"]) or counters["most"] >= int(m["meet"]), 10)
     if "code" in m:
         code = next(c for c in grpc.StatusCode if c.value[0] == int(m["code"]))
         context.set_trailing_metadata([("river-error-code", "E42"), ("info-bin", b"\x00\xff\x01")])
@@ -83,15 +109,21 @@ def stream(request, context):
             break
         with lock:
             counters["sent"] += 1
+            lock.notify_all()
         yield b"%d:" % i + b"y" * size
     if "fail" in m:
         context.abort(grpc.StatusCode.DATA_LOSS, "lost after %d" % count)
     if "hang" in m:
-        while context.is_active():
-            time.sleep(0.01)
-    if not context.is_active():
-        with lock:
-            counters["cancelled"] += 1
+        hang(context)
+    elif not context.is_active():
+        note_cancelled()
+
+
+def wait(request, context):
+    m = meta(context)
+    with lock:
+        lock.wait_for(lambda: counters[m["name"]] >= int(m["count"]), 10)
+    return stats(request, context)
 
 
 def stats(request, context):
@@ -106,7 +138,7 @@ def length(request, context):
 
 class Handler(grpc.GenericRpcHandler):
     def service(self, details):
-        unaries = {"Unary": unary, "Metadata": metadata, "Stats": stats, "Length": length}
+        unaries = {"Unary": unary, "Metadata": metadata, "Stats": stats, "Wait": wait, "Length": length}
         name = details.method.rpartition("/")[2]
         if name in unaries:
             return grpc.unary_unary_rpc_method_handler(unaries[name])
@@ -115,29 +147,38 @@ class Handler(grpc.GenericRpcHandler):
         return None
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tls", nargs=2)
-    parser.add_argument("--unix")
-    parser.add_argument("--max-streams", type=int)
-    args = parser.parse_args()
+def start(add_port, *more):
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    if args.max_streams:
-        options.append(("grpc.max_concurrent_streams", args.max_streams))
-    server = grpc.server(futures.ThreadPoolExecutor(256), options=options)
+    server = grpc.server(futures.ThreadPoolExecutor(256), options=options + list(more))
     server.add_generic_rpc_handlers((Handler(),))
-    if args.tls:
-        with open(args.tls[0], "rb") as cert, open(args.tls[1], "rb") as key:
-            credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
-        port = server.add_secure_port("127.0.0.1:0", credentials)
-    elif args.unix:
-        port = server.add_insecure_port("unix:" + args.unix)
-    else:
-        port = server.add_insecure_port("127.0.0.1:0")
+    port = add_port(server)
     server.start()
-    print("listening on http://127.0.0.1:%d" % port, flush=True)
-    sys.stdin.read()
-    server.stop(0)
+    servers.append(server)
+    return port
+
+
+def start_tls(folder, stem, names):
+    _, ca_file = make_certificate(folder, stem, names)
+    with open(ca_file, "rb") as cert, open(os.path.join(folder, stem + ".key"), "rb") as key:
+        credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
+    return start(lambda server: server.add_secure_port("127.0.0.1:0", credentials)), ca_file
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        tls, ca_file = start_tls(folder, "good", "DNS:localhost,IP:127.0.0.1")
+        wrong, wrong_ca_file = start_tls(folder, "wrong", "DNS:elsewhere.example")
+        path = os.path.join(folder, "socket")
+        start(lambda server: server.add_insecure_port("unix:" + path))
+        print(json.dumps({
+            "plain": start(lambda server: server.add_insecure_port("127.0.0.1:0")),
+            "limited": start(lambda server: server.add_insecure_port("127.0.0.1:0"),
+                             ("grpc.max_concurrent_streams", 2)),
+            "tls": tls, "ca_file": ca_file, "wrong": wrong, "wrong_ca_file": wrong_ca_file, "unix": path,
+        }), flush=True)
+        sys.stdin.read()
+        for server in servers:
+            server.stop(0)
 
 
 main()
