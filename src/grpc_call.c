@@ -110,6 +110,10 @@ static bool try_again(rvl_grpc_call *c) {
 }
 
 static void end(rvl_grpc_call *c, int status, uint32_t reset) {
+  if (c->connection != NULL) {
+    c->connection->ended++;
+    c->connection->holding = false;
+  }
   leave(c, reset);
   if (status == RVL_GRPC_UNAVAILABLE && try_again(c)) return;
   c->status = status;
@@ -389,14 +393,25 @@ static void on_overflow(rvl_http2_stream *s) {
            "the headers of the answer are larger than 256 KiB");
 }
 
+/*
+** Whether a refused call may be sent again: once, and after others have ended. A server at its limit may take the next
+** call for one too many, because it forgets those that have ended a little later than we do.
+*/
+static bool take_refusal(rvl_grpc_call *c) {
+  rvl_grpc_connection *connection = c->connection;
+  bool again = !c->refused || c->refused_at != connection->ended;
+  c->refused = true;
+  c->refused_at = connection->ended;
+  connection->holding = again && connection->calls.first != connection->calls.last;
+  return again;
+}
+
 static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
   rvl_grpc_call *c = call_of(s);
   char text[RVL_GRPC_TEXT_SIZE];
   if (how != RVL_HTTP2_RESET && !c->in_trailers) {
     c->sent = c->sent_before;
-    bool again = how == RVL_HTTP2_UNSEEN || !c->refused;
-    if (how == RVL_HTTP2_REFUSED) c->refused = true;
-    if (again) {
+    if (how == RVL_HTTP2_UNSEEN || take_refusal(c)) {
       restart(c);
       return;
     }

@@ -20,6 +20,8 @@ typedef struct rvl_grpc_connection {
   bool spoken;              /* something has come */
   uint64_t heard;           /* when something came last, or it was opened */
   uint64_t pinged;          /* when a PING was sent that nothing has come after; 0: none */
+  uint64_t ended;           /* calls that have */
+  bool holding;             /* a call was refused: no new ones until one ends */
   bool dead;                /* closed, to be freed */
   const char *why;          /* it is no HTTP/2; NULL: it may be */
   struct rvl_grpc_connection *next;

@@ -287,7 +287,7 @@ static void send_waiting(rvl_grpc_channel *ch) {
   while (ch->waiting.first != NULL && is_connected(ch)) {
     rvl_grpc_connection *c = ch->current;
     rvl_grpc_call *call = ch->waiting.first;
-    if (call == NULL || !rvl_http2_has_room(c->http2)) return;
+    if (call == NULL || c->holding || !rvl_http2_has_room(c->http2)) return;
     if (rvl_grpc_call_send(call, c)) continue;
     if (rvl_http2_state_of(c->http2)->failed) {
       lose(c, rvl_http2_state_of(c->http2)->why);

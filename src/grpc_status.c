@@ -108,23 +108,20 @@ static int base64_digit(char c) {
   return -1;
 }
 
-bool rvl_grpc_append_from_base64(rvl_bytes *out, const char *text, size_t length) {
-  size_t before = out->length;
+bool rvl_grpc_from_base64(char *out, const char *text, size_t length, size_t *written) {
   for (int pads = 0; pads < 2 && length > 0 && text[length - 1] == '='; pads++) length--;
-  if (length % 4 == 1 || !rvl_bytes_reserve(out, length)) return false;
+  if (length % 4 == 1) return false;
   uint32_t bits = 0;
   unsigned count = 0;
+  *written = 0;
   for (size_t i = 0; i < length; i++) {
     int digit = base64_digit(text[i]);
-    if (digit < 0) {
-      out->length = before;
-      return false;
-    }
+    if (digit < 0) return false;
     bits = bits << 6 | (uint32_t)digit;
     count += 6;
     if (count < 8) continue;
     count -= 8;
-    out->data[out->length++] = (char)(bits >> count & 0xff);
+    out[(*written)++] = (char)(bits >> count & 0xff);
   }
   return true;
 }

@@ -45,8 +45,8 @@ size_t rvl_grpc_write_timeout(char out[RVL_GRPC_TIMEOUT_SIZE], uint64_t ns);
 bool rvl_grpc_append_decoded(rvl_bytes *out, const char *text, size_t length);
 
 bool rvl_grpc_is_binary(const char *name, size_t length);   /* ends in -bin */
-/* Base64 with or without padding; false: it is none, or no memory (nothing is appended). */
-bool rvl_grpc_append_from_base64(rvl_bytes *out, const char *text, size_t length);
+/* Base64 with or without padding → `*written` bytes; `out` has room for `length`. false: it is none. */
+bool rvl_grpc_from_base64(char *out, const char *text, size_t length, size_t *written);
 
 /*
 ** Metadata and headers: names and values one behind the other. Zero-initialised: none.

@@ -12,6 +12,7 @@
 #define HEADER_COST 32u
 #define MAX_SENT_HEADERS (2u * 1024u * 1024u)
 #define MAX_SENT_FRAME (128u * 1024u)
+#define STREAMS_AT_FIRST 1                /* until the server says how many it takes: some are angry about more */
 #define MAX_COUNT 96                      /* headers of a request that need no memory of their own */
 
 struct rvl_http2 {
@@ -304,6 +305,7 @@ static nghttp2_session *new_session(rvl_http2 *h) {
   if (set_up_callbacks(&callbacks) && nghttp2_option_new(&option) == 0) {
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_http_messaging(option, 1);
+    nghttp2_option_set_peer_max_concurrent_streams(option, STREAMS_AT_FIRST);
     nghttp2_option_set_max_send_header_block_length(option, MAX_SENT_HEADERS);
     if (nghttp2_session_client_new2(&session, callbacks, h, option) != 0) session = NULL;
   }

@@ -60,16 +60,26 @@ static int metadata_gc(lua_State *L) {
   return 0;
 }
 
+/* The bytes of one or several values in base64, joined as texts are; what is none stays as it is. */
+static void push_bytes(lua_State *L, const char *text, size_t length) {
+  luaL_Buffer out;
+  char *at = luaL_buffinitsize(L, &out, length * 2 + 1);
+  size_t used = 0, n;
+  for (const char *end = text + length, *next; text <= end; text = next + 1) {
+    next = memchr(text, ',', (size_t)(end - text));
+    if (next == NULL) next = end;
+    if (used > 0) used += (size_t)(stpcpy(at + used, ", ") - (at + used));
+    if (!rvl_grpc_from_base64(at + used, text, (size_t)(next - text), &n)) memcpy(at + used, text, n = (size_t)(next - text));
+    used += n;
+  }
+  luaL_pushresultsize(&out, used);
+}
+
 /* Adds a value to what its name has so far. */
 static void add_to_table(lua_State *L, int table, const rvl_grpc_header *h) {
   lua_pushlstring(L, h->name, h->name_length);
-  rvl_bytes raw = {0};
-  if (rvl_grpc_is_binary(h->name, h->name_length) && rvl_grpc_append_from_base64(&raw, h->value, h->value_length)) {
-    lua_pushlstring(L, raw.data != NULL ? raw.data : "", raw.length);
-    rvl_bytes_free(&raw);
-  } else {
-    lua_pushlstring(L, h->value, h->value_length);
-  }
+  if (rvl_grpc_is_binary(h->name, h->name_length)) push_bytes(L, h->value, h->value_length);
+  else lua_pushlstring(L, h->value, h->value_length);
   lua_pushvalue(L, -2);
   if (lua_rawget(L, table) == LUA_TSTRING) {
     lua_pushliteral(L, ", ");
@@ -252,14 +262,13 @@ static int unary_k(lua_State *L, int status, lua_KContext ctx) {
 /* unary(method, request, metadata, timeout, max_message, retries, wait_for_ready) → see unary_k */
 static int channel_unary(lua_State *L) { return unary_k(L, LUA_OK, (lua_KContext)start(L, false)); }
 
-/* start(method, request, metadata, timeout, max_message, retries, wait_for_ready, streamed) → a call not waited for */
+/* start(method, request, metadata, timeout, max_message, retries, wait_for_ready) → a call with any number of messages */
 static int channel_start(lua_State *L) {
-  bool streamed = lua_toboolean(L, 9);
-  start(L, streamed);
+  start(L, true);
   return 1;
 }
 
-/* wait() → as unary */
+/* wait() until it is done → as unary */
 static int call_wait(lua_State *L) {
   call_box *box = check_call(L);
   lua_settop(L, 1);

@@ -151,8 +151,10 @@ local HINTS = {
 
 local function one_line(text) return (text:gsub("%c+", " ")) end
 
-local function raise_failure(method, call)
+-- `what`: what is wrong with an answer whose status is OK.
+local function raise_failure(method, call, what)
   local f = call:failure()
+  if what then f.status, f.code, f.text, f.from_server = grpc.status.INTERNAL, "INTERNAL", what, false end
   if f.closed then
     errors.raise{kind = "closed", message = ("%s: %s"):format(method, f.text), method = method, sent = f.sent}
   end
@@ -204,24 +206,28 @@ local function decode(call, bytes)
   return response and response:decode(bytes) or bytes
 end
 
---- Waits for the answer of a unary call. Raises what made it fail: see `Channel:unary`.
----@return string|table reply, table info
+--- Waits for the one message of the answer. Raises what made the call fail: see `Channel:unary`.
+---@return string|table reply
+---@return table info see `Channel:unary`
 function Call:result()
-  if self.streamed then refuse("call:result", "the answer is streamed", "use call:next()") end
-  local cached = rawget(self, "reply")
-  if cached == nil then
-    cached = self.core:wait()
-    if cached == nil then raise_failure(self.method, self.core) end
-    cached = decode(self, cached)
-    rawset(self, "reply", cached)
+  local reply = rawget(self, "reply")
+  if reply == nil then
+    local bytes = self.core:wait()
+    if bytes == nil then
+      local _, status = self.core:status()
+      raise_failure(self.method, self.core, status == 0 and "the server said OK but sent no message" or nil)
+    elseif self.core:next() then
+      raise_failure(self.method, self.core, "the server sent several messages where one is wanted")
+    end
+    reply = decode(self, bytes)
+    self.reply = reply
   end
-  return cached, new_info(self.core)
+  return reply, new_info(self.core)
 end
 
 --- Waits for the next message of a streamed answer; nil: it has ended well. Raises what made it fail.
 ---@return string|table|nil reply
 function Call:next()
-  if not self.streamed then refuse("call:next", "the answer is one message", "use call:result()") end
   local bytes = self.core:next()
   if bytes then return decode(self, bytes) end
   local _, status = self.core:status()
@@ -354,10 +360,10 @@ function Channel:unary(method, request, options)
   return reply, new_info(call)
 end
 
-local function start(where, self, method, request, options, streamed)
+local function start(where, self, method, request, options)
   local bytes, metadata, timeout, retries, ready, response = prepare(where, self, method, request, options)
-  local call = self.core:start(method, bytes, metadata, timeout, self.max_message, retries, ready, streamed)
-  return setmetatable({core = call, method = method, response = response, streamed = streamed}, Call)
+  local call = self.core:start(method, bytes, metadata, timeout, self.max_message, retries, ready)
+  return setmetatable({core = call, method = method, response = response}, Call)
 end
 
 --- Calls a method that answers with any number of messages: `for reply in channel:stream(…) do`. Leaving the loop ends
@@ -367,25 +373,18 @@ end
 ---@param options table|nil as for `unary`
 ---Raises as `unary`, also in the middle of the loop.
 function Channel:stream(method, request, options)
-  local call = start("channel:stream", self, method, request, options, true)
+  local call = start("channel:stream", self, method, request, options)
   return Call.next, call, nil, call
 end
 
---- Begins a call and does not wait. `options` as for `unary`, and `streamed` = true when any number of messages may
---- come: then `call:next()`; otherwise `call:result()`.
+--- Begins a call and does not wait: `call:result()` waits for its only message, `call:next()` for one after the other.
+--- A call that nothing refers to any more is ended.
 ---@param method string
 ---@param request string|table
----@param options table|nil
+---@param options table|nil as for `unary`
 ---@return riverlua.GrpcCall
 function Channel:call(method, request, options)
-  local streamed = false
-  if options and options.streamed ~= nil then
-    local others = {}
-    for name, value in pairs(options) do others[name] = value end
-    streamed, others.streamed = others.streamed and true, nil
-    options = others
-  end
-  return start("channel:call", self, method, request, options, streamed)
+  return start("channel:call", self, method, request, options)
 end
 
 --- Counts: `connections` opened, `calls` begun, calls `in_flight`; the versions `libcurl` and `nghttp2`.

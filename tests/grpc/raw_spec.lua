@@ -229,9 +229,11 @@ describe("a gRPC channel", function()
 
   it("has no more streams open than the server wants", function()
     local channel <close> = raw.channel("one_at_a_time")
-    channel:call(METHOD, "warm"):cancel()
     task.map({1, 2, 3, 4, 5, 6, 7, 8}, function() return (channel:unary(METHOD, "x")) end, {concurrency = 8})
     assert.equal(1, channel:stats().connections)
+    local seen = raw.stats("one_at_a_time")
+    assert.equal(8, seen.requests)
+    assert.equal(1, seen.most_open)
   end)
 
   describe("with keepalive", function()

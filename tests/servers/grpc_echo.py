@@ -55,7 +55,13 @@ def hang(context):
     gone = threading.Event()
     if context.add_callback(gone.set):
         gone.wait(30)
-    note_cancelled()
+
+
+def watch(context):
+    """Counts the call as cancelled when it ends before the function that is returned was called."""
+    finished = threading.Event()
+    context.add_callback(lambda: finished.is_set() or note_cancelled())
+    return finished.set
 
 
 def unary(request, context):
@@ -79,6 +85,7 @@ def unary(request, context):
             context.set_trailing_metadata(trailing)
             context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
     if "hang" in m:
+        watch(context)
         hang(context)
         return b""
     if "meet" in m:   # waits until so many calls are here
@@ -103,20 +110,20 @@ def metadata(request, context):
 def stream(request, context):
     note(context)
     m = meta(context)
+    finish = watch(context)
     count, size = int(m.get("count", "3")), int(m.get("size", "0"))
     for i in range(count):
-        if not context.is_active():
-            break
         with lock:
             counters["sent"] += 1
             lock.notify_all()
         yield b"%d:" % i + b"y" * size
     if "fail" in m:
+        finish()
         context.abort(grpc.StatusCode.DATA_LOSS, "lost after %d" % count)
     if "hang" in m:
         hang(context)
-    elif not context.is_active():
-        note_cancelled()
+    elif context.is_active():
+        finish()
 
 
 def wait(request, context):

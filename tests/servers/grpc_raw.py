@@ -488,10 +488,7 @@ def early_reset(c):
 @scenario
 def one_at_a_time(c):
     c.greet([(3, 1)])
-    c.step()
-    c.step()
-    while True:
-        c.answer(c.request())
+    c.answer_all()
 
 
 @scenario
