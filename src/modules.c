@@ -10,14 +10,23 @@
 int luaopen_cjson_safe(lua_State *L);
 
 static const luaL_Reg core_modules[] = {
-    {"riverlua.core.task", rvl_open_task},         {"riverlua.core.transfer", rvl_open_transfer},
-    {"riverlua.core.json", rvl_open_json},         {"riverlua.core.terminal", rvl_open_terminal},
-    {"riverlua.core.runtime", rvl_open_runtime},   {"riverlua.core.folder", rvl_open_folder},
-    {"riverlua.core.math", rvl_open_math},         {"riverlua.core.gzip", rvl_open_gzip},
-    {"riverlua.core.listener", rvl_open_listener}, {"riverlua.core.river", rvl_open_river},
-    {"riverlua.core.digest", rvl_open_digest},     {"riverlua.core.websocket", rvl_open_websocket},
-    {"riverlua.core.regex", rvl_open_regex},       {"riverlua.core.grpc", rvl_open_grpc},
-    {"cjson", luaopen_cjson},                      {"cjson.safe", luaopen_cjson_safe},
+    {"riverlua.core.task", rvl_open_task},
+    {"riverlua.core.transfer", rvl_open_transfer},
+    {"riverlua.core.json", rvl_open_json},
+    {"riverlua.core.terminal", rvl_open_terminal},
+    {"riverlua.core.runtime", rvl_open_runtime},
+    {"riverlua.core.folder", rvl_open_folder},
+    {"riverlua.core.math", rvl_open_math},
+    {"riverlua.core.gzip", rvl_open_gzip},
+    {"riverlua.core.listener", rvl_open_listener},
+    {"riverlua.core.river", rvl_open_river},
+    {"riverlua.core.digest", rvl_open_digest},
+    {"riverlua.core.websocket", rvl_open_websocket},
+    {"riverlua.core.regex", rvl_open_regex},
+    {"riverlua.core.grpc", rvl_open_grpc},
+    {"riverlua.core.protobuf", rvl_open_protobuf},
+    {"cjson", luaopen_cjson},
+    {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};
 
 static const rvl_embedded_file *find_embedded(const char *name) {
