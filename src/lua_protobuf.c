@@ -66,21 +66,18 @@ static void add(void *context, const ProtobufCMessageDescriptor *message, const 
   lua_pop(L, 1);
 }
 
-/* Makes a library at stack index 1. */
+/* Makes a library, puts it under the argument. */
 static void push_library(lua_State *L) {
   lua_settop(L, 1);
   lua_newuserdatauv(L, 0, VALUES);
+  luaL_setmetatable(L, LIBRARY);
   lua_insert(L, 1);
-  luaL_setmetatable(L, LIBRARY);
-  lua_pushvalue(L, 1);
-  luaL_setmetatable(L, LIBRARY);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_setiuservalue(L, 1, CODEC);
   for (int value = MESSAGES; value <= SERVICES; value++) {
     lua_newtable(L);
     lua_setiuservalue(L, 1, value);
   }
-  lua_pop(L, 1);
 }
 
 /* load(path) → library; nil, why */

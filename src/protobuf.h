@@ -84,7 +84,7 @@ struct rvl_protobuf_type {
   lua_Integer names;                  /* name of field i: names[names + i] in the codec's list */
   size_t empty_cost;                  /* about how many bytes an empty message takes in Lua */
   uint32_t count;                     /* of fields */
-  uint32_t filled;                    /* of these are in every decoded table */
+  uint32_t keys;                      /* so many a decoded table has at most */
   uint32_t required;
   uint32_t mask;                      /* of `slots` */
   bool checked;                       /* it or what is inside it has required fields */

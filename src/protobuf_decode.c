@@ -269,7 +269,7 @@ static void push_table(decoder *d, const rvl_protobuf_type *type, const uint8_t 
   if (type->empty_cost > d->empty_left)
     fail(d, at, frame, "limit", "too many messages that are almost empty");
   d->empty_left -= type->empty_cost;
-  lua_createtable(d->L, 0, (int)type->filled);
+  lua_createtable(d->L, 0, (int)type->keys);
 }
 
 static void enter(decoder *d, const uint8_t *at, const rvl_protobuf_frame *frame) {
@@ -375,6 +375,7 @@ static void read_repeated(decoder *d, message *m, const rvl_protobuf_field *f, r
 static void read_single(decoder *d, message *m, const rvl_protobuf_field *f, rvl_wire_reader r, const uint8_t *at) {
   lua_State *L = d->L;
   rvl_protobuf_frame frame = {m->up, f, 0, 0};
+  push_name(d, m, index_of(m, f));
   if (f->kind == RVL_PB_MESSAGE) {
     enter(d, at, &frame);
     bool merging = push_earlier(d, m, f) == LUA_TTABLE;
@@ -387,7 +388,7 @@ static void read_single(decoder *d, message *m, const rvl_protobuf_field *f, rvl
   } else {
     push_bytes(d, f, r, &frame);
   }
-  set_field(d, m, f);
+  lua_rawset(L, m->table);
 }
 
 /* Numbers that come one by one, or the names of an enum, packed or not. */

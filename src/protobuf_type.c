@@ -221,7 +221,6 @@ static rvl_protobuf_type *push_unlinked(lua_State *L, int codec, int made, const
   type->names = (lua_Integer)lua_rawlen(L, -1) + 1;
   for (uint32_t i = 0; i < type->count; i++) {
     type->fields[i] = make_field(d, &d->fields[i], i);
-    type->filled += type->fields[i].filled;
     type->required += type->fields[i].required;
     const char *name = lua_pushstring(L, d->fields[i].name);
     lua_rawseti(L, -2, type->names + (lua_Integer)i);
@@ -229,8 +228,9 @@ static rvl_protobuf_type *push_unlinked(lua_State *L, int codec, int made, const
     if (type->fields[i].repeated) type->empty_cost += table_cost(0);
   }
   type->checked = type->required > 0;
-  type->empty_cost += table_cost(type->filled);
   link_oneofs(type);
+  for (uint32_t i = 0; i < type->count; i++) type->keys += type->fields[i].oneof_next <= i;   /* one of each oneof */
+  type->empty_cost += table_cost(type->keys);
   lua_setiuservalue(L, -2, RVL_PB_TYPE_NAMES);
   set_metatable(L, d->name);
   return type;
