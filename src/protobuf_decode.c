@@ -141,8 +141,20 @@ static void push_unsigned(lua_State *L, uint64_t n) {
   lua_pushlstring(L, digits + at, sizeof digits - at);
 }
 
+/* protobuf-c's own search does not find 2147483647: it adds 1 to it. */
+static const ProtobufCEnumValue *find_value(const ProtobufCEnumDescriptor *d, int number) {
+  unsigned low = 0, high = d->n_values;
+  while (low < high) {
+    unsigned middle = low + (high - low) / 2;
+    if (d->values[middle].value == number) return &d->values[middle];
+    if (d->values[middle].value < number) low = middle + 1;
+    else high = middle;
+  }
+  return NULL;
+}
+
 static void push_enum(lua_State *L, const rvl_protobuf_field *f, int number) {
-  const ProtobufCEnumValue *value = protobuf_c_enum_descriptor_get_value(f->descriptor->descriptor, number);
+  const ProtobufCEnumValue *value = find_value(f->descriptor->descriptor, number);
   if (value != NULL && value->name != NULL) lua_pushstring(L, value->name);
   else lua_pushinteger(L, number);
 }
