@@ -25,6 +25,8 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.regex", rvl_open_regex},
     {"riverlua.core.grpc", rvl_open_grpc},
     {"riverlua.core.protobuf", rvl_open_protobuf},
+    {"riverlua.core.array", rvl_open_array},
+    {"riverlua.core.nest", rvl_open_nest},
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};

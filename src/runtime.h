@@ -175,6 +175,8 @@ int rvl_open_websocket(lua_State *L);
 int rvl_open_regex(lua_State *L);
 int rvl_open_grpc(lua_State *L);
 int rvl_open_protobuf(lua_State *L);
+int rvl_open_array(lua_State *L);
+int rvl_open_nest(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 int rvl_is_embedded(lua_State *L);
