@@ -122,25 +122,43 @@ static void get_floats(const rvl_array *a, size_t first, size_t count, double *o
   }
 }
 
-/* Whether one of them is NaN or an infinity: all bits of its exponent are set. Two at a time: adding the lowest bit of
- * the exponent carries into the sign then. */
+/*
+** Whether one of them is NaN or an infinity: all bits of its exponent are set. Two at a time, because adding the lowest
+** bit of the exponent carries into the sign then; and in four lanes, which the processor works on side by side.
+*/
 static bool has_special_floats(const float *in, size_t count) {
   const uint64_t exponents = UINT64_C(0x7f8000007f800000), ones = UINT64_C(0x0080000000800000);
-  uint64_t found = 0, word;
+  uint64_t found[4] = {0}, words[4];
   size_t i = 0;
-  for (; i + 2 <= count; i += 2) {
-    memcpy(&word, in + i, sizeof word);
-    found |= (word & exponents) + ones;
+  for (; i + 8 <= count; i += 8) {
+    memcpy(words, in + i, sizeof words);
+    for (int k = 0; k < 4; k++) found[k] |= (words[k] & exponents) + ones;
   }
-  return (found & UINT64_C(0x8000000080000000)) != 0 || (i < count && !isfinite(in[i]));
+  bool has = ((found[0] | found[1] | found[2] | found[3]) & UINT64_C(0x8000000080000000)) != 0;
+  for (; i < count; i++) has |= !isfinite(in[i]);
+  return has;
+}
+
+static bool has_negatives(const int64_t *in, size_t count) {
+  int64_t all[4] = {0};
+  size_t i = 0;
+  for (; i + 4 <= count; i += 4) for (size_t k = 0; k < 4; k++) all[k] |= in[i + k];
+  for (; i < count; i++) all[0] |= in[i];
+  return (all[0] | all[1] | all[2] | all[3]) < 0;
+}
+
+/* Whether the elements can be copied as they are. */
+static bool is_copy(const rvl_array *a, size_t first, size_t count, rvl_dtype dtype, unsigned rules) {
+  if (a->dtype != dtype) return false;
+  if (dtype == RVL_INT64) return !(rules & RVL_READ_NATURAL) || !has_negatives((const int64_t *)a->data + first, count);
+  if (dtype == RVL_FLOAT32 && !(rules & RVL_READ_NATURAL))
+    return !(rules & RVL_READ_FINITE) || !has_special_floats((const float *)a->data + first, count);
+  return rvl_dtype_is_float(dtype) ? rules == 0 : !(rules & RVL_READ_NATURAL);
 }
 
 size_t rvl_array_convert(const rvl_array *a, size_t first, size_t count, rvl_dtype dtype, unsigned rules, void *out) {
   size_t size = rvl_dtype_size(dtype);
-  bool as_it_is = a->dtype == dtype && !(rules & RVL_READ_NATURAL);
-  if (as_it_is && dtype == RVL_FLOAT32 && (rules & RVL_READ_FINITE))
-    as_it_is = !has_special_floats((const float *)a->data + first, count);
-  if (as_it_is && (dtype != RVL_FLOAT64 || !(rules & RVL_READ_FINITE))) {
+  if (is_copy(a, first, count, dtype, rules)) {
     if (count > 0) memcpy(out, (const char *)a->data + first * size, count * size);
     return 0;
   }

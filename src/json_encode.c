@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <math.h>
 
+#include "array.h"
 #include "decimal.h"
 #include "json.h"
 #include "utf8.h"
@@ -500,15 +501,42 @@ static void encode_sorted(encoder *e, int t, bool forced) {
 
 /* ------------------------------------------------------------------------------------------------ values */
 
+static void check_depth(encoder *e) {
+  if (e->depth < e->options->max_depth) return;
+  luaL_checkstack(e->L, 8, "JSON error");
+  lua_pushfstring(e->L, "is nested deeper than %d levels: a cycle, or too deep", e->options->max_depth);
+  fail(e, "max_depth= sets another limit");
+}
+
+/* The elements of a compact array from dimension `dim` and element `at` on; a matrix is an array of arrays. */
+static void encode_compact(encoder *e, const rvl_array *a, size_t dim, size_t at, size_t size) {
+  size_t rows = a->shape != NULL && a->ndim > 0 ? a->shape[dim] : a->length;
+  rvl_json_frame frame;
+  check_depth(e);
+  open_container(e, &frame, '[');
+  for (size_t i = 0; i < rows; i++) {
+    if (i > 0) put_char(e, ',');
+    frame.index = (lua_Integer)i + 1;
+    new_line(e);
+    if (dim + 1 < a->ndim) {
+      encode_compact(e, a, dim + 1, at + i * (size / rows), size / rows);
+    } else {
+      rvl_array_push_element(e->L, a, at + i);
+      size_t length;
+      const char *digits = lua_type(e->L, -1) == LUA_TSTRING ? lua_tolstring(e->L, -1, &length) : NULL;
+      if (digits != NULL) put(e, digits, length); /* of a uint64 beyond Lua's integers */
+      else encode_value(e);
+      lua_pop(e->L, 1);
+    }
+  }
+  close_container(e, ']');
+}
+
 static void encode_table(encoder *e) {
   lua_State *L = e->L;
   int t = lua_gettop(L);
   bool array = false, object = false;
-  if (e->depth >= e->options->max_depth) {
-    luaL_checkstack(L, 8, "JSON error");
-    lua_pushfstring(L, "is nested deeper than %d levels: a cycle, or too deep", e->options->max_depth);
-    fail(e, "max_depth= sets another limit");
-  }
+  check_depth(e);
   luaL_checkstack(L, 8, "JSON nested too deeply");
   if (lua_getmetatable(L, t)) {
     const void *tag = lua_topointer(L, -1);
@@ -561,6 +589,14 @@ static void encode_value(encoder *e) {
         put(e, "null", 4);
         return;
       }
+      break;
+    case LUA_TUSERDATA: {
+      luaL_checkstack(L, 8, "JSON nested too deeply");
+      const rvl_array *a = rvl_array_test(L, -1);
+      if (a == NULL) break;
+      encode_compact(e, a, 0, 0, a->length);
+      return;
+    }
   } /* fall through to what JSON cannot hold */
   luaL_checkstack(L, 8, "JSON error");
   lua_pushfstring(L, "is a %s, which JSON cannot hold", lua_typename(L, type));

@@ -372,8 +372,11 @@ static void add_element(lua_State *L, luaL_Buffer *text, const rvl_array *a, siz
   char digits[40];
   switch (a->dtype) {
     case RVL_BOOL: luaL_addstring(text, ((const uint8_t *)a->data)[i] != 0 ? "true" : "false"); return;
-    case RVL_FLOAT32: snprintf(digits, sizeof digits, "%.7g", (double)((const float *)a->data)[i]); break;
-    case RVL_FLOAT64: snprintf(digits, sizeof digits, "%.14g", ((const double *)a->data)[i]); break;
+    case RVL_FLOAT32: case RVL_FLOAT64: {
+      double value = number_at(a, i);   /* a NaN has a sign that says nothing */
+      snprintf(digits, sizeof digits, a->dtype == RVL_FLOAT32 ? "%.7g" : "%.14g", isnan(value) ? fabs(value) : value);
+      break;
+    }
     default:
       rvl_array_push_element(L, a, i);
       luaL_addvalue(text);

@@ -62,9 +62,10 @@ bool rvl_nest_make(lua_State *L, rvl_nest_put *put, void *context) {
 
 /* ---- writing ------------------------------------------------------------------------------------------ */
 
+/* A vector of one element, as the official codec writes them. */
 static void put_scalar(rvl_nest_writer *w, rvl_dtype dtype, const void *value) {
-  size_t size = rvl_dtype_size(dtype);
-  void *to = rvl_nest_put_array(w, dtype, 0, NULL, size);
+  size_t size = rvl_dtype_size(dtype), one = 1;
+  void *to = rvl_nest_put_array(w, dtype, 1, &one, size);
   if (to != NULL) memcpy(to, value, size);
   rvl_nest_seal(w);
 }
@@ -177,24 +178,11 @@ static int damaged(lua_State *L, const rvl_nest_reader *r) {
 
 static void push_value(lua_State *L, rvl_nest_reader *r, int depth);
 
-/* 0-d values of the three types that Lua's own become are those; others are arrays, so that nothing is lost. */
 static void push_array(lua_State *L, const rvl_nest_value *v) {
-  if (v->ndim == 0 && v->dtype == RVL_INT64) {
-    int64_t integer;
-    memcpy(&integer, v->raw, sizeof integer);
-    lua_pushinteger(L, integer);
-  } else if (v->ndim == 0 && v->dtype == RVL_FLOAT64) {
-    double number;
-    memcpy(&number, v->raw, sizeof number);
-    lua_pushnumber(L, number);
-  } else if (v->ndim == 0 && v->dtype == RVL_BOOL) {
-    lua_pushboolean(L, *v->raw != 0);
-  } else {
-    size_t shape[RVL_NEST_DIMS + 1];
-    for (size_t i = 0; i < v->ndim; i++) shape[i] = rvl_nest_dim(v, i);
-    const rvl_array *a = rvl_array_push_shape(L, (rvl_dtype)v->dtype, v->ndim, shape);
-    if (v->size > 0) memcpy(a->data, v->raw, v->size);
-  }
+  size_t shape[RVL_NEST_DIMS + 1];
+  for (size_t i = 0; i < v->ndim; i++) shape[i] = rvl_nest_dim(v, i);
+  const rvl_array *a = rvl_array_push_shape(L, (rvl_dtype)v->dtype, v->ndim, shape);
+  if (v->size > 0) memcpy(a->data, v->raw, v->size);
 }
 
 /* make(values, keys), at stack index 2, turns both into a dict. */

@@ -15,7 +15,8 @@
 -- 1: holes become null as long as there are no more holes than values (or the array has at most 10 elements). The
 -- field `n` that `table.pack` sets gives the length, if it is the only other key; `{n = 3}` alone is an object. A
 -- mixture of strings and integers as keys is an error, and so is any key that is neither. An empty table without
--- a tag is `{}`. Metamethods are not called: tables are written as they are.
+-- a tag is `{}`. Metamethods are not called: tables are written as they are. Compact arrays (riverlua.array) are
+-- written as arrays too.
 --
 -- **null** is `json.null`, the same value as `cjson.null`; it prints as `null`. It counts as true in a condition:
 -- test `value == json.null`, or decode with `drop_null = true`, where members that are null are just absent

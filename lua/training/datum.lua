@@ -120,7 +120,8 @@ local function image_chunk(chunk, refuse)
   if not count or count < 1 then
     refuse(".expected_tokens must be how many positions the image takes, at least 1")
   end
-  made.format, made.expected_tokens = format, count
+  made.format = format
+  made.expected_tokens = count
   return made, count
 end
 
@@ -155,8 +156,7 @@ local function names_of(columns, where)
   names = {}
   for name in next, columns do
     if type(name) ~= "string" then
-      raise(where, nil, ("a datum is a table of named columns, and here is one with the key %s"):format(tostring(name)),
-        "a list of datums goes where data are wanted: {{input_ids = …}, …}")
+      raise(where, nil, ("columns have names, and here is one with the key %s"):format(tostring(name)))
     end
     names[#names + 1] = name
   end
@@ -211,6 +211,10 @@ end
 function datum.encode(columns, where)
   where = where or "datum"
   if type(columns) ~= "table" then raise(where, nil, ("a datum is a table, got a %s"):format(type(columns))) end
+  if columns[1] ~= nil then
+    raise(where, nil, "a datum is a table of named columns, and here is a list",
+      "several datums go into one list: {{input_ids = …}, {input_ids = …}}")
+  end
   local ids, chunks = columns.input_ids, columns.model_input
   local tokens = is_list(ids) and #ids or 0
   if chunks ~= nil then

@@ -3,15 +3,16 @@
 --     local nest = require "training.nest"
 --     local bytes = nest.encode{logprobs = {array.float32{-0.5, -1.25}}, step = 3}
 --     local value = nest.decode(bytes)
---     print(value.logprobs[1][2], value.step)   --> -1.25  3
+--     print(value.logprobs[1][2], value.step[1])   --> -1.25  3
 --
--- **Encoding.** An array (riverlua.array) keeps its type and shape; integers, floats and booleans become single values
--- (int64, float64, bool), strings must be UTF-8. A table with elements, or with nothing in it, is a list; one with names
--- is a dict, in the order of the names; `nest.dict` gives another order, or an empty dict. A list of numbers is a list of
--- single values, as in Python: `array.int64{1, 2}` is what a vector looks like.
+-- **Encoding.** An array (riverlua.array) keeps its type and shape; an integer, a float or a boolean becomes an array of
+-- one element (int64, float64, bool), because the format has no other numbers. Strings must be UTF-8. A table with
+-- elements, or with nothing in it, is a list; one with names is a dict, in the order of the names; `nest.dict` gives
+-- another order, or an empty dict. A list of numbers is a list of such arrays, as in Python: `array.int64{1, 2}` is what a
+-- vector looks like.
 --
--- **Decoding** gives the same again: arrays (also matrices, `m[row][column]`), numbers, booleans, strings, tables, and
--- dicts, which are tables whose `pairs` keeps the order. Checksums are compared; damaged data raise kind "protocol".
+-- **Decoding** gives arrays (also matrices, `m[row][column]`), strings, tables, and dicts, which are tables whose `pairs`
+-- keeps the order. Checksums are compared; damaged data raise kind "protocol".
 -- The datums of training requests have rules of their own: see training.datum.
 
 local core = require "riverlua.core.nest"
@@ -101,10 +102,11 @@ end
 
 -- The names of a table in byte order; nil: it is a list.
 local function names_of(value, path)
-  local names, elements = {}, 0
+  local names, elements, length, holes = {}, 0, rawlen(value), false
   for key in next, value do
     if math.type(key) == "integer" then
       elements = elements + 1
+      holes = holes or key < 1 or key > length
     elseif type(key) == "string" then
       names[#names + 1] = key
     else
@@ -113,7 +115,7 @@ local function names_of(value, path)
   end
   if #names > 0 and elements > 0 then refuse(path, "has both elements and names") end
   if #names == 0 then
-    if elements ~= rawlen(value) then refuse(path, "is a list with holes, or one that does not begin at 1") end
+    if holes or elements ~= length then refuse(path, "is a list with holes, or one that does not begin at 1") end
     return nil
   end
   table.sort(names)
