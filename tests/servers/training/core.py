@@ -32,6 +32,7 @@ CONFIG = {
     "batch_manual": False,              # samples of batches are done when it is ordered
     "split_spans": False,               # samples say that two policies made them
     "canned": [],                       # texts of the next samples, in turn
+    "image_tokens": 1,                  # that a placeholder (an id above 255) becomes in prompts that are echoed
     "pad_tokens": 0,                    # tokens added to each sample
     "seq_gaps": False,                  # a sequence id may leave some out
     "max_parallelism": 6, "image_ttl": 21600, "auto_checkpoint_every": 0, "auto_checkpoint_error": "",
@@ -89,7 +90,8 @@ class Future:
     def __init__(self, method, model_id, response, left, ready, never):
         self.method, self.model_id, self.response = method, model_id, response
         self.left, self.ready, self.never = left, ready, never
-        self.error = None                   # of a sample: (code, message, how often)
+        self.error = None                   # of a sample: [code, message, how often]
+        self.trouble = None                 # of polls: a fault
         self.polls = 0
 
 
@@ -217,6 +219,8 @@ class Core:
         left = fault.get("try_again", self.setting("try_again", call.method))
         ready = time.monotonic() + fault.get("work", self.setting("work", call.method))
         self.futures[request_id] = Future(call.method, model_id, response, left, ready, fault.get("never", False))
+        if "poll" in fault:
+            self.futures[request_id].trouble = dict({"times": 1}, **fault["poll"])
         call.notes["request_id"] = request_id
         return m.AsyncResponse(request_id=request_id, type=call.method)
 

@@ -77,6 +77,14 @@ class Ledger:
             self.statuses[f"{call.method} {status}"] += 1
             self.changed.notify_all()
 
+    def gone(self, call):
+        """The call is over; when nothing was answered yet, its client gave it up or its connection is lost."""
+        with self.changed:
+            if call.status is None:
+                call.notes["cancelled"] = True
+                self.counters["cancelled"] += 1
+                self.changed.notify_all()
+
     def violation(self, text):
         with self.lock:
             self.counters["violations"] += 1

@@ -41,7 +41,7 @@ class Datum:
         if not isinstance(value, dict):
             raise Wrong(f"{where}: a dict of columns is wanted")
         self.columns = value
-        self.ids = self._input(where, value)
+        self.ids = self._input(where, value, remark)
         self.length = len(self.ids)
         for key, column in value.items():
             if key in ("model_input", "expert_routing_handle"):
@@ -57,7 +57,7 @@ class Datum:
             if key not in value:
                 raise Wrong(f"{where}: {loss} needs {key}")
 
-    def _input(self, where, value):
+    def _input(self, where, value, remark):
         keys = list(value)
         if ("input_ids" in value) == ("model_input" in value):
             raise Wrong(f"{where}: exactly one of input_ids and model_input is wanted")
@@ -76,10 +76,10 @@ class Datum:
             raise Wrong(f"{where}: model_input is not a list of chunks")
         parts = []
         for number, chunk in enumerate(value["model_input"]):
-            parts.append(self._chunk(f"{where}: model_input[{number}]", chunk))
+            parts.append(self._chunk(f"{where}: model_input[{number}]", chunk, remark))
         return numpy.concatenate(parts)
 
-    def _chunk(self, where, chunk):
+    def _chunk(self, where, chunk, remark):
         keys = list(chunk) if isinstance(chunk, dict) else None
         if keys == ["type", "tokens"] and chunk["type"] == "text":
             tokens = chunk["tokens"]
@@ -89,13 +89,16 @@ class Datum:
         for source in ("data", "image_handle"):
             if keys == ["type", source, "format", "expected_tokens"] and chunk["type"] == "image":
                 count = chunk["expected_tokens"]
-                if count.ndim != 0 or count.dtype != numpy.int64 or count <= 0:
-                    raise Wrong(f"{where}: expected_tokens is not a positive int64 scalar")
+                # the official client writes a vector of one element
+                if count.size != 1 or count.ndim > 1 or count.dtype != numpy.int64 or count.item() <= 0:
+                    raise Wrong(f"{where}: expected_tokens is not one positive int64")
+                if count.ndim == 0:
+                    remark(f"{where}: expected_tokens is a scalar, a vector of one element is usual")
                 if source == "data" and (chunk["data"].dtype != numpy.uint8 or not chunk["data"].size):
                     raise Wrong(f"{where}: data is not a vector of bytes")
                 if source == "image_handle":
                     self.handles.append(chunk["image_handle"])
-                return numpy.full(int(count), IMAGE_TOKEN, dtype=numpy.int64)
+                return numpy.full(count.item(), IMAGE_TOKEN, dtype=numpy.int64)
         raise Wrong(f"{where}: neither a text nor an image chunk: {keys}")
 
     def _column(self, where, key, column, remark):

@@ -1,6 +1,7 @@
 """The TCP relay in front of the gRPC server: it numbers connections, and can cut, stall and refuse them."""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -94,11 +95,17 @@ class _Line:
                     side.transport.close()
             self.relay.changed()
 
-    def cut(self):
-        """Both ends are reset."""
+    def cut(self, flush=False):
+        """Both ends are reset; `flush`: the client gets what the server has written, and then an orderly end."""
         if not self.open:
             return False
         self.open = False
+        if flush:
+            self.drain()
+            self.client.transport.close()
+            self.server.transport.abort()
+            self.relay.changed()
+            return True
         for side in (self.client, self.server):
             if side is None or side.transport is None:
                 continue
@@ -108,6 +115,15 @@ class _Line:
             side.transport.abort()
         self.relay.changed()
         return True
+
+    def drain(self):
+        """Passes on what the server's socket holds: asyncio reads at its next turn only."""
+        with socket.socket(fileno=os.dup(self.server.transport.get_extra_info("socket").fileno())) as sock:
+            try:
+                while data := sock.recv(LIMIT):
+                    self.client.transport.write(data)
+            except OSError:
+                pass                            # there is no more
 
     def stall(self, stalled):
         self.stalled = stalled
@@ -169,9 +185,9 @@ class Relay:
         line = self.by_peer.get(peer)
         return line and line.number
 
-    def cut(self, number=None):
+    def cut(self, number=None, flush=False):
         """Resets a connection, or all; the number of those that were open."""
-        return self._do(lambda: sum(line.cut() for line in self.lines if number in (None, line.number)))
+        return self._do(lambda: sum(line.cut(flush) for line in self.lines if number in (None, line.number)))
 
     def stall(self, stalled, number=None):
         def act():

@@ -66,12 +66,14 @@ class Sampling(Core):
                 self.use_image(image.image_handle, session)
         if count and not prompt.input_ids and prompt.prompt.count(PLACEHOLDER) != count:
             self.ledger.remark(f"{where}: {count} images, {prompt.prompt.count(PLACEHOLDER)} places for them")
+        return count
 
     def sample(self, where, prompt, weight, policy, model, fault, session=None):
         """One InferenceResult; `weight` is θ."""
         _check(where, prompt)
         ids = _prompt_ids(where, prompt)
-        self._images(where, prompt, ids, session)
+        if self._images(where, prompt, ids, session) and self.config["image_tokens"] > 1:
+            ids = [token for one in ids for token in [one] * (self.config["image_tokens"] if one > 255 else 1)]
         if model is not None:
             model.samples += 1
             turn, source = model.samples, model.id
@@ -88,6 +90,8 @@ class Sampling(Core):
         whole = ids + sampled
         score = theta.Score(whole, weight, prompt.temperature or 1.0)
         own = score.logprobs[len(ids) - 1:]
+        if len(self.sequences) > 100000:
+            self.sequences.clear()
         self.sequences[tuple(whole)] = (len(ids), own)
         result = m.InferenceResult(
             text=bytes(sampled).decode("utf-8", "replace"), token_ids=sampled, token_logprobs=own,

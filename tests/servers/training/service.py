@@ -27,6 +27,7 @@ class Service(Sampling, Operations, Storage):
     def _begin(self, method, raw, context):
         """The call, its request and the fault that was ordered for it; what comes before the act is done."""
         call = self.ledger.arrive(method, raw, context, self._peer(context))
+        context.add_callback(lambda: self.ledger.gone(call))
         key = self.config["api_key"]
         if key is not None and dict(context.invocation_metadata()).get("x-api-key") != key:
             raise _ended(call, Refused("UNAUTHENTICATED", "the API key is not valid"))
@@ -44,7 +45,7 @@ class Service(Sampling, Operations, Storage):
         if "hold" in fault:
             self.ledger.hold(fault["hold"])
         if fault.get("cut") == "before":
-            self._cut(call, context)
+            self._cut(call)
             raise _ended(call, _Cut())
         if "status" in fault and not fault.get("acts"):
             raise _ended(call, _ordered(fault))
@@ -53,7 +54,7 @@ class Service(Sampling, Operations, Storage):
     def _end(self, call, context, fault):
         """What comes between the act and its answer."""
         if fault.get("cut") == "after":
-            self._cut(call, context)
+            self._cut(call)
             raise _Cut
         if "hold_reply" in fault:
             self.ledger.hold(fault["hold_reply"])
@@ -62,9 +63,9 @@ class Service(Sampling, Operations, Storage):
         if fault.get("trailers"):
             context.set_trailing_metadata(tuple(fault["trailers"].items()))
 
-    def _cut(self, call, context):
+    def _cut(self, call, flush=False):
         if isinstance(call.peer, int):
-            self.relay.cut(call.peer)
+            self.relay.cut(call.peer, flush)
 
     def _refuse(self, call, context, problem):
         if isinstance(problem, _Cut):
@@ -91,9 +92,11 @@ class Service(Sampling, Operations, Storage):
                 reply = getattr(self, method)(request, call, fault)
             self._end(call, context, fault)
             reply = reply.SerializeToString()
+            if not context.is_active():
+                raise _Cut
             if fault.get("corrupt") == "bytes":
                 reply = b"\xff" * 9
-        except (Refused, _Cut, Exception) as problem:                       # noqa: BLE001
+        except Exception as problem:                                        # noqa: BLE001
             self._refuse(call or problem.call, context, problem)
         self.ledger.finish(call, "OK")
         return reply
@@ -107,7 +110,7 @@ class Service(Sampling, Operations, Storage):
             order = fault.get("stream", {})
             for number, message in enumerate(messages):
                 if number == order.get("cut_after"):
-                    self._cut(call, context)
+                    self._cut(call, flush=number > 0)
                     raise _Cut
                 if number == order.get("status_after"):
                     raise _ordered(dict({"status": "UNAVAILABLE"}, **order))
@@ -115,7 +118,7 @@ class Service(Sampling, Operations, Storage):
                     self.ledger.hold(order.get("key", "stream"))
                 yield message.SerializeToString()
             self._end(call, context, fault)
-        except (Refused, _Cut, Exception) as problem:                       # noqa: BLE001
+        except Exception as problem:                                        # noqa: BLE001
             self._refuse(call or problem.call, context, problem)
         self.ledger.finish(call, "OK")
 
@@ -249,6 +252,9 @@ class Service(Sampling, Operations, Storage):
                                 f"{future.model_id} is right")
             self.ledger.remark(f"{request.request_id} is asked for without its model {future.model_id}")
         future.polls += 1
+        if future.trouble and future.trouble["times"] != 0:
+            future.trouble["times"] -= 1
+            raise _ordered(future.trouble)
         if future.never or future.left > 0 or future.ready > time.monotonic():
             future.left -= 1 if future.left > 0 else 0
             return m.RetrieveFutureResponse(try_again=m.TryAgainResponse(
