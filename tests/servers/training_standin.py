@@ -73,6 +73,9 @@ from concurrent import futures
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+# what it logs of its own is about broken connections, which are ordered here
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import grpc                                                             # noqa: E402
 
 from stub_server import make_certificate                                # noqa: E402

@@ -156,19 +156,19 @@ with client.session(run="quick", project="start") as session:
 
     # independent samples; their collector in the client wants a newer Python, so its stub is asked
     channel = grpc.insecure_channel(f"127.0.0.1:{official.INFO['port']}")
-    stub = river_pb2_grpc.RiverServiceStub(channel)
+    stub, key = river_pb2_grpc.RiverServiceStub(channel), (("x-api-key", "test-key"),)
     control("configure", {"batch_pending": [0, 1, 2]})
     request = pb2.SubmitSamplingBatchRequest(
         idempotency_key=str(uuid.UUID(int=9)), policy_selection=1,
         training=pb2.SampleFromTrainingRequest(model_id=model.model_id, prompts=[
             pb2.InferencePrompt(prompt="1 + 2", max_tokens=16, temperature=1, top_p=1, top_k=-1,
                                 return_prompt_token_ids=True)] * 3))
-    handles = list(stub.SubmitSamplingBatch(request).request_ids)
-    repeated = list(stub.SubmitSamplingBatch(request).request_ids)
+    handles = list(stub.SubmitSamplingBatch(request, metadata=key).request_ids)
+    repeated = list(stub.SubmitSamplingBatch(request, metadata=key).request_ids)
     rounds = [[result.WhichOneof("response") for result in stub.RetrieveSamplingResults(
-        pb2.RetrieveSamplingResultsRequest(request_ids=handles, model_id=model.model_id))] for _ in range(3)]
+        pb2.RetrieveSamplingResultsRequest(request_ids=handles, model_id=model.model_id), metadata=key)] for _ in range(3)]
     done = list(stub.RetrieveSamplingResults(pb2.RetrieveSamplingResultsRequest(
-        request_ids=handles, model_id=model.model_id)))
+        request_ids=handles, model_id=model.model_id), metadata=key))
     say("batch", handles=len(set(handles)), repeated=handles == repeated, rounds=rounds,
         prompt=bytes(done[0].inference.results[0].prompt_token_ids).decode(),
         snapshot=done[0].inference.results[0].policy_version.id == again.policy_version.id)

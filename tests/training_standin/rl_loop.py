@@ -51,10 +51,11 @@ def run(name, steps=12, batch=BATCH, shift=0, sign=1.0, keep=True):
         calls=state["calls"])
 
 
-run("straight", steps=13)
-if len(sys.argv) > 2:
-    run("straight again", steps=13)
-    run("shifted", shift=1, steps=12)
-    run("flipped", sign=-1.0, steps=12)
-    run("forgotten", keep=False, steps=2)
-    run("shifted back", shift=-1, batch=32, steps=2)
+run("straight", steps=1 if "short" in sys.argv else 13)
+if "short" not in sys.argv:
+    control("reset", {})
+    run("straight again", steps=3)
+    run("shifted", shift=1, batch=128)
+    run("flipped", sign=-1.0, batch=128)
+    run("forgotten", keep=False, steps=1)
+    run("shifted back", shift=-1, batch=64, steps=1)

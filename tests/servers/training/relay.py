@@ -189,6 +189,18 @@ class Relay:
         """Resets a connection, or all; the number of those that were open."""
         return self._do(lambda: sum(line.cut(flush) for line in self.lines if number in (None, line.number)))
 
+    def sent(self, number):
+        """How many bytes the server has sent on a connection."""
+        return self.lines[number - 1].sent
+
+    def passed(self, number, count):
+        """Waits until that many have been sent: the gRPC server writes when it likes."""
+        async def wait():
+            line = self.lines[number - 1]
+            while line.open and line.sent < count:
+                await asyncio.sleep(0.001)
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), 5), self.loop).result(10)
+
     def stall(self, stalled, number=None):
         def act():
             chosen = [line for line in self.lines if line.open and number in (None, line.number)]

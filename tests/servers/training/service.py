@@ -108,15 +108,20 @@ class Service(Sampling, Operations, Storage):
             with self.ledger.lock:
                 messages = getattr(self, method)(request, call, fault)
             order = fault.get("stream", {})
+            before = written = self.relay.sent(call.peer) if isinstance(call.peer, int) else 0
             for number, message in enumerate(messages):
                 if number == order.get("cut_after"):
-                    self._cut(call, flush=number > 0)
+                    if written > before:
+                        self.relay.passed(call.peer, written)
+                    self._cut(call, flush=written > before)
                     raise _Cut
                 if number == order.get("status_after"):
                     raise _ordered(dict({"status": "UNAVAILABLE"}, **order))
                 if number == order.get("hold_after"):
                     self.ledger.hold(order.get("key", "stream"))
-                yield message.SerializeToString()
+                reply = message.SerializeToString()
+                written += len(reply) + 14              # its own head and that of an HTTP/2 frame
+                yield reply
             self._end(call, context, fault)
         except Exception as problem:                                        # noqa: BLE001
             self._refuse(call or problem.call, context, problem)
