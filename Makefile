@@ -78,6 +78,8 @@ $(BUILD)/training.pb-c.c: src/training.proto | $(BUILD)/obj
 	@echo "  PROTO $<"
 	$(Q)protoc-c --proto_path=src --c_out=$(BUILD) $<
 
+$(BUILD)/obj/heartbeat.o $(BUILD)/pic/heartbeat.o: $(BUILD)/training.pb-c.c
+
 $(BUILD)/obj/training.pb-c.o: $(BUILD)/training.pb-c.c
 	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -c -o $@ $<
 
@@ -200,7 +202,7 @@ asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSaniti
 .PHONY: tsan
 tsan: test-deps  ## the C tests with threads under ThreadSanitizer
 	$(MAKE) --no-print-directory BUILD=build-tsan CFLAGS="-O1 -g -fsanitize=thread" all c-tests
-	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua
+	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua test_heartbeat
 
 .PHONY: valgrind
 valgrind: all c-tests ## scripts and C tests under valgrind

@@ -22,6 +22,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.river", rvl_open_river},
     {"riverlua.core.digest", rvl_open_digest},
     {"riverlua.core.websocket", rvl_open_websocket},
+    {"riverlua.core.heartbeat", rvl_open_heartbeat},
     {"riverlua.core.regex", rvl_open_regex},
     {"riverlua.core.grpc", rvl_open_grpc},
     {"riverlua.core.protobuf", rvl_open_protobuf},

@@ -61,6 +61,7 @@ typedef struct rvl_runtime {
   atomic_bool loop_open;             /* other threads look before they wake the loop */
   struct rvl_curl_api *curl;         /* NULL until the first client is made */
   struct rvl_wslay_api *wslay;       /* NULL until the first WebSocket is opened */
+  struct rvl_heartbeat_box *heartbeats;   /* those whose threads run; see lua_heartbeat.c */
   rvl_context script;                /* task 0 */
   rvl_context *current;
   rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */
@@ -156,6 +157,9 @@ int rvl_wait_on(lua_State *L, rvl_runtime *rt, lua_KContext ctx, lua_KFunction k
 /* Cancels the tasks that are left and waits for their ends; a lua_CFunction. */
 int rvl_end_tasks(lua_State *L);
 
+/* Ends the threads of heartbeats: before the process ends under them. */
+void rvl_heartbeats_stop(rvl_runtime *rt);
+
 /* (main function, arguments) → exit code: runs the command line; see lua_command.c */
 int rvl_command_run(lua_State *L);
 
@@ -165,6 +169,7 @@ int rvl_open_transfer(lua_State *L);
 int rvl_open_json(lua_State *L);
 int rvl_open_terminal(lua_State *L);
 int rvl_open_runtime(lua_State *L);
+int rvl_open_heartbeat(lua_State *L);
 int rvl_open_river(lua_State *L);
 int rvl_open_gzip(lua_State *L);
 int rvl_open_listener(lua_State *L);
