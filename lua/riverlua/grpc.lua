@@ -161,7 +161,7 @@ local function raise_failure(method, call, what)
   local text = f.connect and url.redact(f.text) or f.text
   errors.raise{
     kind = "grpc", status = f.status, code = f.code, method = method, attempts = f.attempts, sent = f.sent,
-    elapsed = f.elapsed, trailers = f.trailers, details = f.from_server and text or "",
+    elapsed = f.elapsed, trailers = f.trailers, details = f.from_server and text or "", from_server = f.from_server,
     local_deadline = f.local_deadline or nil, hint = HINTS[f.connect],
     message = ("%s: %s%s"):format(method, f.code, text ~= "" and ": " .. one_line(text) or ""),
     retryable = (RETRYABLE[f.code] and (f.from_server or f.code == "UNAVAILABLE") and f.connect ~= "tls"

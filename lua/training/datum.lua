@@ -289,7 +289,7 @@ function datum.grpo_data(prompt_tokens, sample, advantage, more)
     "the samples of a text prompt have its ids when they are asked for")
   if prompt == 0 then refuse_grpo("prompt_tokens is empty", "the first token of a response is predicted from the prompt") end
   if type(sample) ~= "table" then refuse_grpo("the sample must be a table, got " .. type(sample)) end
-  if sample.exact == false then
+  if sample.token_data_is_exact == false then
     refuse_grpo("the sample is not exact: its tokens were made from its text again, and are not what was sampled",
       "leave it out")
   end

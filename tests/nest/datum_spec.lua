@@ -278,7 +278,7 @@ describe("datum.encode", function()
 end)
 
 describe("training.grpo_data", function()
-  local sample = {tokens = array.int32{4, 5}, logprobs = array.float64{-1, -2.5}, exact = true}
+  local sample = {tokens = array.int32{4, 5}, logprobs = array.float64{-1, -2.5}, token_data_is_exact = true}
 
   it("aligns the response with what predicts it", function()
     local made = datum.grpo_data({1, 2, 3}, sample, 0.5, {echo_weights = {1, 1, 0, 0, 0}, expert_routing_handle = "h"})
@@ -307,7 +307,7 @@ describe("training.grpo_data", function()
     says("prompt_tokens is empty", grpo, {}, sample, 1)
     says("prompt_tokens must be a list or an array, got nothing", grpo, nil, sample, 1)
     says("the sample must be a table", grpo, {1}, nil, 1)
-    says("not exact", grpo, {1}, {tokens = {1}, logprobs = {-1}, exact = false}, 1)
+    says("not exact", grpo, {1}, {tokens = {1}, logprobs = {-1}, token_data_is_exact = false}, 1)
     says("sample.logprobs has 1 values for 2 tokens", grpo, {1}, {tokens = {1, 2}, logprobs = {-1}}, 1)
     says("sample.tokens is empty", grpo, {1}, {tokens = {}, logprobs = {}}, 1)
     says("sample.tokens must be", grpo, {1}, {logprobs = {}}, 1)
