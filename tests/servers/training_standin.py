@@ -1,66 +1,72 @@
-"""A stand-in for the River training service that judges its clients.
+r"""A stand-in for the River training service that judges its clients.
 
 Prints one JSON line when it is ready and ends when its standard input closes:
   port      where clients connect: a relay that can cut and stall connections, in front of the gRPC server
-  direct    the gRPC server itself, past the relay (faster; connections have no numbers there)
+  direct    the gRPC server itself, past the relay (connections have no numbers there and cannot be cut)
   control   the control listener (HTTP, JSON)
   pid, and ca_file with --tls, unix_socket with --unix-socket
 
 Options: --tls | --certificate CERT KEY, --max-connection-age SECONDS, --max-connection-age-grace SECONDS,
 --max-concurrent-streams N, --unix-socket PATH, --seed N, --config JSON (settings as of /configure).
 
-All 27 methods are there, with messages of src/training.proto. Tokens are bytes; the model is one number θ
-(training/theta.py): asked for a sum, it puts the right number into \\boxed{} with probability sigmoid(θ), 0.17 at first.
-What a client sends is verified: NEST checksums, column shapes and types, finite numbers, masks, keys of each loss and
-of its configuration, sequence ids, expected policies, idempotency keys, uploads. A broken rule is INVALID_ARGUMENT with
-a text, and counted under `violations`; what is odd but passes is counted under `remarks`. The order of memory: operations
-are done when they are submitted, under one lock; futures only hold the results back.
+All 27 methods are there, with the messages of src/training.proto. Tokens are bytes; the model is one number θ
+(training/theta.py): asked for a sum, it puts the right number into \boxed{} with probability sigmoid(θ), 0.17 at first.
+What a client sends is verified: NEST checksums, shapes and types of columns, finite numbers, masks, keys of each loss
+and of its configuration, sequence ids, expected policies, idempotency keys, uploads. A broken rule is INVALID_ARGUMENT
+with a text and counted as a violation; what is odd but passes is a remark. Operations are done when they are
+submitted, under one lock; futures only hold their results back.
 
-GET /log?method=M&since=N&full=0   calls: {n, method, peer (number of the connection), time, metadata [[name, value]],
-                       deadline (seconds or null), bytes, status, request, and where they apply duplicate, replay, fault,
-                       request_id, request_ids}. Bytes are hex (long ones {bytes, sha256, head}); a datum is {keys,
-                       columns, dtypes, shapes}.
-GET /counters          {calls, finished, statuses {"Method STATUS": n}, counters, violations, remarks, held}. Counters:
-                       violations, remarks, duplicates, idempotent_replays, repeated_chunks, and of sampled sequences
-                       that come back in training: aligned, misaligned (advantages elsewhere than on the response),
-                       logprobs_kept, logprobs_differ, unknown_sequences.
-GET /state             the same and sessions (with their heartbeats), models (theta, step, policy, seq, optimizer_steps …),
-                       checkpoints, uploads (with the connections of their chunks), images, futures
-GET /connections       {number, open, received, sent, stalled}
-GET /wait?…            method=M | finished=M | held=KEY | counter=NAME with count=N (1), or open=N: answers {reached} when
-                       it is so, at the latest after seconds=10
-GET /faults            orders with what is left of them
-POST /configure        settings, see CONFIG in training/core.py; answers with all
-POST /fault            an order or a list of them, below
-POST /clear, /forget, /reset    no faults | no log, counters, faults | everything as at the start
-POST /release          {key, count}: lets held calls go
-POST /finish           {ids | method, count}: futures and samples that are pending for good are done
-POST /expire           {session | image | routing | checkpoint | attestation | future: id or "all"}
-POST /model            {id, theta}
-POST /relay            {cut | stall | resume: number or "all"}, {mode: pass | refuse | stall | answer, text | hex}
-POST /goaway           {grace: seconds, lose: bool}: GOAWAY on all connections, a new server takes over at the same port;
-                       `lose` forgets sessions, models and the rest
-POST /decode           {method, hex}: {request, hex} as decoded and written anew
+Questions (GET):
+  /log?method=M&since=N&full=0    calls: {n, method, peer (number of the connection), time, metadata [[name, value]],
+      deadline (seconds or null), bytes, status, request; where they apply duplicate, replay, fault, cancelled,
+      request_id, request_ids}. Bytes are hex, long ones {bytes, sha256, head}; a datum is {keys, columns, dtypes,
+      shapes, bytes}
+  /counters    {calls, finished (both by method), statuses {"Method STATUS": n}, counters, violations, remarks, held}
+      Counters: violations, remarks, duplicates, idempotent_replays, repeated_chunks, cancelled (calls that the client
+      gave up or lost); and of sampled sequences that come back in training: aligned, misaligned (advantages elsewhere
+      than on the response), logprobs_kept, logprobs_differ; unknown_sequences; unidentified (calls without x-river-client)
+  /state       the same, and sessions (with their heartbeats), models (theta, step, policy, seq, optimizer_steps …),
+      checkpoints, uploads (with the connections of their chunks), images, futures
+  /connections [{number, open, received, sent, stalled}]
+  /wait?…      method=M | finished=M | held=KEY | counter=NAME, with count=N (1), or open=N (connections, exactly):
+      answers {reached} as soon as it is so, at the latest after seconds=10
+  /faults      the orders, with what is left of them
 
-An order is for the calls of one method: {method ("*": any), times (1; -1: for good), after (calls let pass first), match (a part
-of the request that must be there), and what shall happen:
-  status, details, trailers        the call fails; with acts: true after it was done (the reply is lost)
-  trailers                         without status: sent along with the reply
-  cut: "before" | "after"          the connection is reset before or after the act
-  delay: seconds, hold: key, hold_reply: key    before the act; before the act until /release; after the act until then
-  failed: {category, message, details}          accepted, not done: the future says so
-  never: true, try_again: n, work: seconds      the future is pending for good (until /finish), n times, so long
-  corrupt: "checksum" | "bytes" | "type" | "empty"   of per-token results; the reply is no message; the future has a result of
-                                   another type, or none
-  results: {drop, extra: n, no_ids, no_logprobs, short_logprobs: true, oversize: bytes}    of samples; for
-                                   SubmitSamplingBatch drop and extra are about handles
-  handles: {"0": {pending: n, never, failed: {…}, error: {code, message, times}}}    samples of a batch, by place from 0
-  stream: {cut_after, status_after (+ status, details, trailers), hold_after (+ key): messages; reverse, missing, duplicate,
-                                   unknown: true}    of RetrieveSamplingResults
-  refuse: true                     of SessionHeartbeat: success = false
-  health: text                     of HealthCheck
-}. The first order that fits is used; a method that is not implemented is {status: "UNIMPLEMENTED", times: -1}, and a
-feature is absent when `features` of the configuration lacks it.
+Orders (POST, JSON):
+  /configure   settings, see CONFIG in training/core.py; answers with all of them
+  /fault       one fault or a list, below            /clear    no faults any more
+  /forget      no log, counters and faults           /reset    everything as at the start
+  /release     {key, count}: held calls go on, all that wait or so many (then also those that come later)
+  /finish      {ids | method, count}: futures and samples that were to be pending are done
+  /expire      {session | image | routing | checkpoint | attestation | future: an id or "all"}
+  /model       {id, theta}
+  /relay       {cut | stall | resume: a number or "all"}, {mode: pass | refuse | stall | answer, text | hex}: what
+      becomes of new connections
+  /goaway      {grace: seconds (10), lose: bool}: GOAWAY on all connections; a new server takes over at the same port.
+      `lose`: sessions, models and the rest are forgotten
+  /decode      {method, hex}: {request, hex}, a request as it is read and as it is written anew
+
+A fault is for calls of one method: {method ("*": any), times (1; -1: for good), after (calls that pass first), match
+(a part of the request that must be there)} and what happens. The first that fits is used.
+  status, details, trailers         the call fails; acts: true: after it was done, so its reply is lost
+  trailers                          without a status: they come with the reply
+  cut: "before" | "after"           the connection is reset, before the act or after it
+  delay: seconds, hold: key, hold_reply: key     before the act; until /release before the act; or after it
+  failed: {category, message, details}           accepted, not done, and the future says so
+  never: true, try_again: n, work: seconds       the future is pending until /finish; n times; so long
+  poll: {status, details, trailers, times}       polls of the future fail first
+  corrupt: "checksum" | "type" | "empty" | "bytes"     of per-token results; the future's result is of another type, or
+      there is none; the reply is no message
+  results: {drop: n, extra: n, no_ids, no_logprobs, short_logprobs: true, oversize: bytes}      of samples; for
+      SubmitSamplingBatch drop and extra are about its handles
+  handles: {"0": {pending: n, never: true, failed: {…}, error: {code, message, times}}}     samples of a batch by place
+  stream: {hold_after (key), cut_after, status_after (status, details, trailers): messages; reverse, missing,
+      duplicate, unknown: true}     of RetrieveSamplingResults. A client may lose messages that come just before a cut:
+      to be sure, hold_after so many, and release when they are read
+  refuse: true                      of SessionHeartbeat: success is false
+  health: text                      of HealthCheck
+A method that is not implemented is {status: "UNIMPLEMENTED", times: -1}; a feature is absent when `features` of the
+configuration lack it (who uses it all the same is refused).
 """
 
 import argparse
@@ -115,7 +121,9 @@ class Servers:
         old = self.current
         self.start()
         self.service.relay.target = self.port
-        old.stop(grace)
+        gone = old.stop(grace)
+        if not grace:
+            gone.wait(10)
 
 
 def main():

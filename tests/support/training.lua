@@ -133,7 +133,7 @@ function Standin:connections() return self:get("connections") end
 --- Waits until `count` (1) calls of a method have arrived, counted since the last reset; false after ten seconds.
 function Standin:wait(method, count) return self:get("wait", {method = method, count = count}).reached end
 
---- Waits for something else: {finished = method, count =}, {held = key, count =}, {counter = name, count =}, {open = n}.
+--- Waits for something else: {finished = method}, {held = key}, {counter = name}, each with count = (1), or {open = n}.
 function Standin:wait_for(query) return self:get("wait", query).reached end
 
 --- Lets calls go that are held with this key: `count` of them, or all that wait.

@@ -1,6 +1,6 @@
 """Faults on order, seen with a bare client: prints what became of the calls."""
 
-from raw import INFO, Client, backward, control, m, nest, say, step
+from raw import Client, backward, control, m, nest, say, step
 
 client = Client()
 session = client.session()
@@ -121,7 +121,13 @@ def kinds():
 
 
 say("batch", rounds=[kinds()["kinds"], kinds()["kinds"]])
-for name, fault in (("stream cut", {"cut_after": 1}), ("stream status", {"status_after": 2, "status": "ABORTED"}),
+order(method="RetrieveSamplingResults", stream={"hold_after": 1, "key": "stream", "cut_after": 1})
+stream = client.start("RetrieveSamplingResults", retrieval)
+seen = [next(stream).WhichOneof("response")]
+control("release", {"key": "stream", "count": 1})
+outcome = client.end("RetrieveSamplingResults", stream)
+say("stream cut", kinds=seen, status=outcome.status, more=len(outcome.reply))
+for name, fault in (("stream status", {"status_after": 2, "status": "ABORTED"}),
                     ("reverse", {"reverse": True}), ("missing", {"missing": True}), ("twice", {"duplicate": True}),
                     ("unknown", {"unknown": True})):
     order(method="RetrieveSamplingResults", stream=fault)
@@ -170,5 +176,5 @@ control("relay", {"mode": "pass"})
 say("passes", status=Client().call("HealthCheck").status)
 control("goaway", {"grace": 0, "lose": True})
 say("lost", status=Client().call("GetInfo", info).status)
-say("direct", peer=isinstance(control("log?method=GetInfo")[-1]["peer"], int), violations=control("counters")["violations"],
-    unused=[fault for fault in control("faults") if fault["left"] > 0], port=INFO["port"])
+say("end", violations=control("counters")["violations"],
+    unused=[fault for fault in control("faults") if fault["left"] > 0])

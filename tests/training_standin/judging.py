@@ -2,7 +2,7 @@
 
 import numpy
 
-from raw import INFO, Client, backward, control, datum, m, nest, say, step
+from raw import Client, backward, control, datum, m, nest, say, step
 
 client = Client()
 model = client.model()
@@ -76,6 +76,18 @@ say("once", step=client.call("GetInfo", m.GetInfoRequest(model_id=model)).reply.
 try_("key of another step", step(model, seq, lr=2.0, idempotency_key="k"), "OptimStep")
 try_("infinite lr", step(model, next_(), lr=float("inf")), "OptimStep")
 
+# features
+control("configure", {"features": []})
+run = list(control("state")["models"].values())[0]["run_id"]
+scaled = step(model, next_())
+scaled.adam_params.gradient_scale = 2.0
+try_("scaled", scaled, "OptimStep")
+try_("temporary", m.SaveWeightsRequest(model_id=model, seq_id=next_(), path=run + "/t", mode="training",
+                                       durable=False), "SaveWeights")
+try_("no batches", m.SubmitSamplingBatchRequest(idempotency_key="11111111-2222-3333-4444-555555555556"),
+     "SubmitSamplingBatch")
+control("configure", {"features": ["sampling_batch_v1"]})
+
 # who asks
 say("wrong key", **Client(key="nope").call("HealthCheck").shown())
 control("configure", {"api_key": "test-key"})
@@ -103,4 +115,4 @@ session = list(control("state")["sessions"])[0]
 say("expired", success=client.call("SessionHeartbeat", m.SessionHeartbeatRequest(session_id=session)).reply.success,
     **client.call("GetInfo", m.GetInfoRequest(model_id=model)).shown())
 counters = control("counters")
-say("counters", violations=counters["violations"], remarks=counters["remarks"], port=INFO["port"])
+say("counters", violations=counters["violations"], remarks=counters["remarks"])

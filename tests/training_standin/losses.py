@@ -34,7 +34,8 @@ def gradient(datums, loss, config=None, theta=-0.4):
     output = client.future(request(datums, loss, config), model)[1]
     found = control("state")["models"][model]["gradient"]
     step = 1e-4
-    difference = (loss_of(datums, loss, config, theta + step) - loss_of(datums, loss, config, theta - step)) / (2 * step)
+    above, below = (loss_of(datums, loss, config, theta + way) for way in (step, -step))
+    difference = (above - below) / (2 * step)
     return {"gradient": found, "off": abs(found - difference), "loss": output.metrics["loss_sum"],
             "metrics": dict(output.metrics)}
 

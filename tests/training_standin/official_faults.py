@@ -73,6 +73,7 @@ with client.session() as session:
     say("no uploads", asked=counted("CreateUpload")[0] - before[0], chunks=counted("UploadChunk")[0])
     # the official client counts a step that it then refuses itself: its next sequence id leaves one out
     control("configure", {"features": [], "seq_gaps": True})
+    say("headers", value=[name for name, _ in log[-1]["metadata"]])
     say("no feature", **problem_of(lambda: model.optim_step(1e-5, gradient_scale=2.0)))
     order(method="OptimStep", never=True)
     try:

@@ -48,7 +48,8 @@ describe("the training stand-in and the official client:", function()
       assert.same({"expert_routing_handle"}, seen.sample.routing)
       assert.same({{92, 93, 94}, first.tokens}, seen.sample.top)
       assert.is_true(seen.again.same)
-      assert.same({text = "\\box", tokens = 4, logprobs = 4, stop = "length", policy = seen.model.policy}, seen.ids.first)
+      assert.same({text = "\\box", tokens = 4, logprobs = 4, stop = "length", policy = seen.model.policy},
+        seen.ids.first)
     end)
 
     it("computes every loss, each with its metrics and a log-probability for each prediction", function()

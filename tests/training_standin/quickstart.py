@@ -165,10 +165,10 @@ with client.session(run="quick", project="start") as session:
                                 return_prompt_token_ids=True)] * 3))
     handles = list(stub.SubmitSamplingBatch(request, metadata=key).request_ids)
     repeated = list(stub.SubmitSamplingBatch(request, metadata=key).request_ids)
-    rounds = [[result.WhichOneof("response") for result in stub.RetrieveSamplingResults(
-        pb2.RetrieveSamplingResultsRequest(request_ids=handles, model_id=model.model_id), metadata=key)] for _ in range(3)]
-    done = list(stub.RetrieveSamplingResults(pb2.RetrieveSamplingResultsRequest(
-        request_ids=handles, model_id=model.model_id), metadata=key))
+    retrieval = pb2.RetrieveSamplingResultsRequest(request_ids=handles, model_id=model.model_id)
+    rounds = [[result.WhichOneof("response") for result in stub.RetrieveSamplingResults(retrieval, metadata=key)]
+              for _ in range(3)]
+    done = list(stub.RetrieveSamplingResults(retrieval, metadata=key))
     say("batch", handles=len(set(handles)), repeated=handles == repeated, rounds=rounds,
         prompt=bytes(done[0].inference.results[0].prompt_token_ids).decode(),
         snapshot=done[0].inference.results[0].policy_version.id == again.policy_version.id)

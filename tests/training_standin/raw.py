@@ -1,4 +1,4 @@
-"""A bare client for the stand-in, with the stand-in's own messages: raw.py INFO SERVERS_FOLDER is imported with them."""
+"""A bare client for the stand-in, with the stand-in's own messages. Scripts are called with INFO SERVERS_FOLDER."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ from training.schema import METHODS, SERVICE, m                         # noqa: 
 
 INFO = json.loads(sys.argv[1])
 NO_RETRIES = (("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1),
+              ("grpc.use_local_subchannel_pool", 1),
               ("grpc.max_reconnect_backoff_ms", 100),
               ("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50))
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

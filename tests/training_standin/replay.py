@@ -1,8 +1,8 @@
 """Sends the recorded requests of the official client again, as bytes: replay.py INFO SERVERS_FOLDER VECTORS.
 
-Names that the server chose are those of this run: of futures, policies, runs, uploads and images. Sessions and models
-get the recorded names. Prints for each request whether its bytes come out of decoding and encoding as they were, whether
-it says what was recorded, and with which status it was answered.
+Names that the server chose are those of this run: of futures, policies, runs, uploads and images. Sessions and
+models get the recorded names. Prints for each request whether its bytes come out of decoding and encoding as they
+were, whether it says what was recorded, and with which status it was answered.
 """
 
 import json

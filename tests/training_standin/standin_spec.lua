@@ -67,6 +67,12 @@ describe("the training stand-in", function()
       refused("group", "not a dashed UUID")
     end)
 
+    it("what is asked for where it is not offered", function()
+      refused("scaled", "gradient_scale without the feature gradient_scale_v1")
+      refused("temporary", "durable = false without the feature temporary_checkpoints_v1")
+      refused("no batches", "SubmitSamplingBatch is not implemented", "UNIMPLEMENTED")
+    end)
+
     it("who asks, and for what", function()
       assert.equal("OK", seen["wrong key"].status)
       refused("key refused", "API key", "UNAUTHENTICATED")
@@ -81,7 +87,7 @@ describe("the training stand-in", function()
     end)
 
     it("and counts", function()
-      assert.equal(28, #seen.counters.violations)
+      assert.equal(30, #seen.counters.violations)
       assert.same({"datum 1: advantages is int64, floating numbers are wanted",
         "datum 1: colour is not known to any loss",
         "OptimStep of sess-000001:model:1 repeats seq_id 26: it is queued again",
@@ -134,7 +140,7 @@ describe("the training stand-in", function()
 
     it("independent samples and their snapshots", function()
       assert.same({{"pending", "failed", "error"}, {"inference", "failed", "inference"}}, seen.batch.rounds)
-      assert.same({ids = {0}, kinds = {"inference"}, name = "stream cut", status = "UNAVAILABLE"}, seen["stream cut"])
+      assert.same({name = "stream cut", kinds = {"inference"}, more = 0, status = "UNAVAILABLE"}, seen["stream cut"])
       assert.same({0, 1}, seen["stream status"].ids)
       assert.equal("ABORTED", seen["stream status"].status)
       assert.same({2, 1, 0}, seen.reverse.ids)
@@ -162,8 +168,8 @@ describe("the training stand-in", function()
     end)
 
     it("and nothing else", function()
-      assert.same({}, seen.direct.violations)
-      assert.same({}, seen.direct.unused)
+      assert.same({}, seen["end"].violations)
+      assert.same({}, seen["end"].unused)
     end)
   end)
 

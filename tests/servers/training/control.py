@@ -6,7 +6,7 @@ import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from training.schema import METHODS, m, shown
+from training.schema import METHODS, shown
 
 
 class Control:
@@ -223,5 +223,3 @@ def listen(control):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 
-
-__all__ = ["Control", "listen", "m"]

@@ -155,6 +155,13 @@ class Core:
         self.session(model.session.id)
         return model
 
+    def feature(self, name, what, status="INVALID_ARGUMENT"):
+        """Refuses what clients may ask for only where the endpoint says that it can do it."""
+        if name not in self.config["features"]:
+            if status == "INVALID_ARGUMENT":
+                raise Violation(f"{what} without the feature {name}")
+            raise Refused(status, f"{what} is not implemented")
+
     def base(self, name):
         if not name:
             raise Violation("base_model is empty")

@@ -1,4 +1,7 @@
-"""What was called and counted, and the faults that were ordered. One lock and one condition serve the whole stand-in."""
+"""What was called and counted, and the faults that were ordered.
+
+One lock and one condition serve the whole stand-in.
+"""
 
 import collections
 import math

@@ -113,7 +113,7 @@ class Operations(Core):
     def _compare(self, datums):
         """Whether what was sampled here comes back where it belongs. Counted, not judged: both have good reasons."""
         for datum in datums:
-            known = self.sequences.get(tuple(map(int, datum.ids)))
+            known = self.sequences.get(numpy.asarray(datum.ids, dtype=numpy.int64).tobytes())
             if known is None:
                 self.ledger.bump("unknown_sequences")
                 continue
@@ -191,6 +191,8 @@ class Operations(Core):
     # The optimizer
 
     def _check_adam(self, params):
+        if params.HasField("gradient_scale"):
+            self.feature("gradient_scale_v1", "gradient_scale")
         for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm", "gradient_scale"):
             value = getattr(params, name)
             if not math.isfinite(value) or value < 0:
@@ -271,6 +273,8 @@ class Operations(Core):
             raise Violation("full weights are saved immutable only")
         if request.HasField("ttl_seconds") and not 0 < request.ttl_seconds <= YEAR:
             raise Violation(f"ttl_seconds is {request.ttl_seconds}")
+        if request.HasField("durable") and not request.durable:
+            self.feature("temporary_checkpoints_v1", "durable = false")
         if not request.HasField("durable"):
             self.ledger.remark("SaveWeights without durable")
         return name

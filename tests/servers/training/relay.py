@@ -194,11 +194,13 @@ class Relay:
         return self.lines[number - 1].sent
 
     def passed(self, number, count):
-        """Waits until that many have been sent: the gRPC server writes when it likes."""
+        """Waits until that many have been sent and no more come: the gRPC server writes when it likes, and what it
+        wrote before may come late."""
         async def wait():
-            line = self.lines[number - 1]
-            while line.open and line.sent < count:
-                await asyncio.sleep(0.001)
+            line, before = self.lines[number - 1], -1
+            while line.open and (line.sent < count or line.sent != before):
+                before = line.sent
+                await asyncio.sleep(0.02)
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), 5), self.loop).result(10)
 
     def stall(self, stalled, number=None):

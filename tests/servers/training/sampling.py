@@ -92,7 +92,7 @@ class Sampling(Core):
         own = score.logprobs[len(ids) - 1:]
         if len(self.sequences) > 100000:
             self.sequences.clear()
-        self.sequences[tuple(whole)] = (len(ids), own)
+        self.sequences[numpy.array(whole, dtype=numpy.int64).tobytes()] = (len(ids), own)
         result = m.InferenceResult(
             text=bytes(sampled).decode("utf-8", "replace"), token_ids=sampled, token_logprobs=own,
             prompt_tokens=len(ids))
@@ -180,6 +180,10 @@ class Sampling(Core):
         inner = getattr(request, source)
         pinned = request.pinned_policy_id
         latest = request.policy_selection == 1
+        if pinned:
+            self.feature("sampling_policy_pinning_v1", "pinned_policy_id")
+        if latest:
+            self.feature("sampling_latest_snapshot_v1", "the latest snapshot")
         if (pinned or latest) and source != "training":
             raise Violation("a policy is chosen, but the source is no training")
         if pinned and latest:
@@ -222,6 +226,7 @@ class Sampling(Core):
         return groups
 
     def SubmitSamplingBatch(self, request, call, fault):
+        self.feature("sampling_batch_v1", "SubmitSamplingBatch", "UNIMPLEMENTED")
         key = request.idempotency_key
         try:
             uuid.UUID(key)

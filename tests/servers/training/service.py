@@ -28,8 +28,10 @@ class Service(Sampling, Operations, Storage):
         """The call, its request and the fault that was ordered for it; what comes before the act is done."""
         call = self.ledger.arrive(method, raw, context, self._peer(context))
         context.add_callback(lambda: self.ledger.gone(call))
-        key = self.config["api_key"]
-        if key is not None and dict(context.invocation_metadata()).get("x-api-key") != key:
+        key, given = self.config["api_key"], dict(context.invocation_metadata())
+        if "x-river-client" not in given:
+            self.ledger.bump("unidentified")
+        if key is not None and given.get("x-api-key") != key:
             raise _ended(call, Refused("UNAUTHENTICATED", "the API key is not valid"))
         try:
             request = METHODS[method][0].FromString(raw)
@@ -110,6 +112,8 @@ class Service(Sampling, Operations, Storage):
             order = fault.get("stream", {})
             before = written = self.relay.sent(call.peer) if isinstance(call.peer, int) else 0
             for number, message in enumerate(messages):
+                if number == order.get("hold_after"):
+                    self.ledger.hold(order.get("key", "stream"))
                 if number == order.get("cut_after"):
                     if written > before:
                         self.relay.passed(call.peer, written)
@@ -117,8 +121,6 @@ class Service(Sampling, Operations, Storage):
                     raise _Cut
                 if number == order.get("status_after"):
                     raise _ordered(dict({"status": "UNAVAILABLE"}, **order))
-                if number == order.get("hold_after"):
-                    self.ledger.hold(order.get("key", "stream"))
                 reply = message.SerializeToString()
                 written += len(reply) + 14              # its own head and that of an HTTP/2 frame
                 yield reply

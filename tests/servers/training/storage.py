@@ -26,6 +26,7 @@ def _size_of(data):
 
 class Storage(Core):
     def UploadImage(self, request, call, fault):
+        self.feature("session_image_handles_v1", "UploadImage", "UNIMPLEMENTED")
         session = self.session(request.session_id)
         key, digest = request.idempotency_key, hashlib.sha256(request.data).hexdigest()
         try:
