@@ -294,7 +294,7 @@ end
 --- saved in between; `first_delay` = 1 second before the first of them, doubled up to a minute;
 --- `on_restart(err, saved)`: is told.
 ---
---- A run that is done already returns at once. Errors that are not `lost` are raised, after `close`.
+--- A run that has made all its steps returns at once; with more `steps` it goes on. Errors that are not `lost` are raised, after `close`.
 ---@param options table
 ---@return any state
 ---@return training.RunRecord record what was saved last
@@ -312,7 +312,7 @@ function progress.resumable(options)
   run.restarts = 0
   while true do
     local saved = run:load()
-    if saved and (saved.done or saved.step >= options.steps) then return saved.state, saved end
+    if saved and saved.step >= options.steps then return saved.state, saved end
     local state = saved and saved.state
     if state == nil then state = options.state or {} end
     local ok, outcome = try_session(run, options, saved, state)

@@ -22,12 +22,12 @@ end
 ---       step = function(model, step, state) … end}
 ---
 --- Options: `client`; `model`: what `session:create_model` takes; `session`: what `client:session` takes (tags);
---- `step(model, step, state)`: one step, from 1; `state` is a table of yours that is kept with the run, and goes back to
---- what it was at the last save; `steps` in all; `path` of the file that says how far the run is (there is a lock beside
---- it); `every` steps and `seconds`: how often weights are saved (default: every step, and at the end); `name` = "step":
---- checkpoints are called step-5, step-10 …; `weights`: further options of `save_weights`, such as `ttl`; `restarts` = 5:
---- new sessions in a row without anything saved in between; `on_restart(err, saved)` is told; `backup`, `first_delay`,
---- `lost`: see training.progress.
+--- `step(model, step, state)`: one step, from 1; `state` is a table of yours that is kept with the run, and goes back
+--- to what it was at the last save; `steps` in all; `path` of the file that says how far the run is (there is a lock
+--- beside it); `every` steps and `seconds`: how often weights are saved (default: every step, and at the end); `name` =
+--- "step": checkpoints are called step-5, step-10 and so on; `weights`: further options of `save_weights`, such as
+--- `ttl`; `restarts` = 5: new sessions in a row without anything saved in between; `on_restart(err, saved)` is told;
+--- `backup`, `first_delay`, `lost`: see training.progress.
 ---
 --- Returns the state and what was saved last. Raises what a step raises, unless that means a lost session or may pass.
 ---@param options table

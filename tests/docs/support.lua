@@ -72,7 +72,13 @@ local function find_promise(output, promise, from)
   return from
 end
 
-local function run_block(name, block)
+local function assignments(environment)
+  local words = {}
+  for name, value in pairs(environment or {}) do words[#words + 1] = name .. "=" .. quote(value) end
+  return table.concat(words, " ")
+end
+
+local function run_block(name, block, environment)
   local folder = os.tmpname()
   os.remove(folder)
   local _ <close> = setmetatable({}, {__close = function() os.execute("rm -rf " .. quote(folder)) end})
@@ -80,7 +86,8 @@ local function run_block(name, block)
   local file = assert(io.open(folder .. "/block.lua", "wb"))
   file:write(block.text)
   file:close()
-  local command = ("cd %s && exec env %s %s --quiet block.lua </dev/null"):format(quote(folder), UNSET, quote(PROGRAM))
+  local command = ("cd %s && exec env %s %s %s --quiet block.lua </dev/null"):format(quote(folder), UNSET,
+    assignments(environment), quote(PROGRAM))
   local output, ok = docs.output_of(command)
   assert(ok, ("%s failed:\n%s"):format(name, output))
   local from = 1
@@ -94,7 +101,8 @@ end
 --- Describes what is tried of a document; `busted` has its functions, which only specs see.
 ---@param busted { describe: function, it: function }
 ---@param path string
-function docs.describe_blocks(busted, path)
+---@param environment table<string, string>|nil what leads blocks to a server that the spec has started
+function docs.describe_blocks(busted, path, environment)
   busted.describe("the Lua in " .. path, function()
     local blocks = blocks_of(path)
 
@@ -107,11 +115,11 @@ function docs.describe_blocks(busted, path)
       busted.it(("of line %d %s"):format(block.line, does), function()
         assert(load(block.text, "=" .. name, "t"))
         if on_server then return end
-        for _, client in ipairs{"river.Client", "modelriver.Client"} do
-          assert(block.text:find("embedded:", 1, true) or not block.text:find(client, 1, true),
+        for _, client in ipairs{"river.Client", "modelriver.Client", "training.Client"} do
+          assert(environment or block.text:find("embedded:", 1, true) or not block.text:find(client, 1, true),
             name .. " needs a server and does not say so")
         end
-        run_block(name, block)
+        run_block(name, block, environment)
       end)
     end
   end)

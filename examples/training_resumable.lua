@@ -1,0 +1,60 @@
+-- A long run that goes on: kill it, start it again, and it continues from its last checkpoint. Rewards are computed
+-- while other samples are still being generated.
+--
+--   RIVER_API_KEY=… riverlua examples/training_resumable.lua [run.json] [steps]
+
+local training = require "training"
+local progress = require "riverlua.progress"
+
+local MODEL = os.getenv("RIVER_MODEL") or "nvidia/Kimi-K2.6-NVFP4"
+local FILE, STEPS = arg[1] or "run.json", tonumber(arg[2] or "20")
+local PROMPTS, GROUP = 32, 4
+
+local client <close> = training.Client{}
+local bar <close> = progress.bar{total = STEPS, label = "steps"}
+
+-- Sums to practise, other ones in each step.
+local function questions(step)
+  local prompts, answers = {}, {}
+  for i = 1, PROMPTS do
+    local a, b = step + i, (step * 7 + i * 3) % 50
+    prompts[i] = ("What is %d + %d? Put the answer inside \\boxed{}."):format(a, b)
+    answers[i] = tostring(a + b)
+  end
+  return prompts, answers
+end
+
+local function step(model, number, state)
+  local prompts, answers = questions(number)
+  local groups = {}
+  for i = 1, PROMPTS do groups[i] = {} end
+  for sample, i in model:sample_as_completed{prompts = prompts, num_samples = GROUP, max_tokens = 64,
+    return_prompt_token_ids = true} do
+    local group = groups[i]
+    group[#group + 1] = {sample = sample, score = training.rewards.boxed(sample.text, answers[i])}
+  end
+  local data, total = {}, 0
+  for _, group in ipairs(groups) do
+    local sum = 0
+    for _, one in ipairs(group) do sum = sum + one.score end
+    total = total + sum
+    for _, one in ipairs(group) do
+      local advantage = one.score - sum / #group
+      if advantage ~= 0 then
+        data[#data + 1] = training.grpo_data(one.sample.prompt_token_ids, one.sample, advantage)
+      end
+    end
+  end
+  if #data > 0 then model:train_step{data = data, lr = 4e-5, loss_fn = "importance_sampling"} end
+  state.rewards[number] = total / (PROMPTS * GROUP)
+  bar:update(number)
+end
+
+local state, record = training.resumable{
+  client = client, path = FILE, steps = STEPS, every = 5, step = step, state = {rewards = {}},
+  model = {base_model = MODEL, lora = training.LoraConfig{rank = 16}},
+  session = {project = "sums"},
+  on_restart = function(err) io.stderr:write("going on in a new session: ", tostring(err), "\n") end,
+}
+print(("reward %.3f at first, %.3f at last; saved %s"):format(state.rewards[1], state.rewards[STEPS],
+  record.checkpoint))

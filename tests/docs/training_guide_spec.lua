@@ -1,0 +1,50 @@
+--- docs/training.md: its blocks run on the stand-in, and it speaks of all that there is.
+
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)")
+local docs = dofile(folder .. "support.lua")
+local standin = dofile(folder .. "../support/training.lua")
+
+local environment = {RIVER_API_KEY = "rv-0123456789"}
+local server
+
+describe("docs/training.md", function()
+  setup(function()
+    server = standin.start{seed = 1}
+    environment.RIVER_ENDPOINT = server.target
+  end)
+  teardown(function() server:close() end)
+
+  docs.describe_blocks({describe = describe, it = it}, "docs/training.md", environment)
+
+  local text = docs.read_file("docs/training.md")
+
+  it("speaks of every option of the client", function()
+    local ok, err = pcall(require("training").Client, {api_key = "k", zzzzzzzz = 1})
+    assert.is_false(ok)
+    local count = 0
+    for name in err.message:match("known: (.*)$"):gmatch("[%w_]+") do
+      if name ~= "embedded" then
+        count = count + 1
+        assert.truthy(text:find("`" .. name, 1, true) or text:find(name .. " =", 1, true), name .. " is not described")
+      end
+    end
+    assert.truthy(count > 15)
+  end)
+
+  it("speaks of every method", function()
+    for _, module in ipairs{"client", "session", "model"} do
+      local count, doc = 0, nil
+      for line in io.lines(("lua/training/%s.lua"):format(module)) do
+        local name = line:match("^function %u%l+:([%l_]+)")
+        if name and doc and not doc:find("^%-%-%- Internal") and not name:find("^_") then
+          count = count + 1
+          assert.truthy(text:find(name, 1, true), ("%s:%s is not described"):format(module, name))
+        end
+        doc = line:find("^%-%-%-") and (doc or line) or nil
+      end
+      assert.truthy(count > 3, module)
+    end
+  end)
+
+  docs.describe_links({it = it}, "docs/training.md", 10)
+end)
