@@ -149,7 +149,7 @@ function backward.plan(what, options, settings, prepare)
   elseif #data == 0 then
     fail(what, "there are no datums in data", "skip the step when no group has a signal")
   end
-  local name, config, graph = losses.read(what, options.loss_fn, settings)
+  local name, config, graph = losses.read(what, options.loss_fn, settings, OWN)
   local replay = flag(what, options, "force_routing_replay")
   local flips = flag(what, options, "compute_expert_flip_metric")
   if replay or flips then check_routing(what, data) end

@@ -318,7 +318,7 @@ end
 function Client:health_check(timeout)
   self:check_open()
   local seconds = self:timeout_of("health_check", timeout or 10)
-  local reply = self.wire:try("HealthCheck", {}, {what = "health_check", deadline = clock.now() + seconds, safe = true})
+  local reply = self.wire:try("HealthCheck", {}, {what = "health_check", deadline = clock.now() + seconds, once = true})
   return reply ~= nil and reply.status == "ok"
 end
 

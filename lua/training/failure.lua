@@ -42,7 +42,7 @@ local CODES = {
 local HINTS = {
   auth = "check the API key: RIVER_API_KEY or the option api_key; it may have expired or been revoked",
   permission = "the key belongs to somebody who may not use this model or checkpoint",
-  unavailable = "check endpoint, port and use_ssl, and that the service is up; what was accepted goes on there",
+  unavailable = "check endpoint, port and use_ssl, and that the service is up",
   unsupported = "this endpoint is older than the call: see client:get_capabilities()",
   capacity = "wait, ask for less at once, or see session:capacity_status()",
 }
@@ -75,9 +75,9 @@ local function same(text) return text end
 ---@field scrub (fun(text: string): string)|nil
 ---@field checkpoint string|nil path of the session's last checkpoint
 
-local function hint_of(err, call)
+local function hint_of(err, call, cause)
   if err.error_code == "IMAGE_EXPIRED" then return "upload the image again: session:restore_image(image)" end
-  local hint = HINTS[err.kind]
+  local hint = cause and cause.hint or HINTS[err.kind]
   if err.request_id and (err.kind == "timeout" or err.kind == "unavailable") then
     hint = ("the operation may still end: its request id is %s"):format(err.request_id)
   end
@@ -106,7 +106,7 @@ function failure.from_grpc(call, cause)
     message = ("%s: %s [%s]%s"):format(call.what, known[2], cause.code, details ~= "" and " - " .. details or ""),
   }
   if (cause.attempts or 1) > 1 then err.message = ("%s (tried %d times)"):format(err.message, cause.attempts) end
-  err.hint = hint_of(err, call)
+  err.hint = hint_of(err, call, cause)
   return errors.new(err)
 end
 

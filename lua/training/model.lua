@@ -116,12 +116,7 @@ local function plan_samples(self, what, options)
   return plan
 end
 
---- Submits samples without waiting for them; `:result()` gives what `sample` does. (SampleFromTraining)
----@param prompts any
----@param options table|nil
----@return training.PendingOp
-function Model:submit_sample(prompts, options)
-  local what = "submit_sample"
+local function submit_samples(self, what, prompts, options)
   options = sampling.arguments(what, prompts, options, sampling.OPTIONS.model)
   local plan, session, step = plan_samples(self, what, options), self.session, self.step
   local request_id = session:submit(what, "SampleFromTraining",
@@ -140,6 +135,12 @@ function Model:submit_sample(prompts, options)
   }
 end
 
+--- Submits samples without waiting for them; `:result()` gives what `sample` does. (SampleFromTraining)
+---@param prompts any
+---@param options table|nil
+---@return training.PendingOp
+function Model:submit_sample(prompts, options) return submit_samples(self, "submit_sample", prompts, options) end
+
 --- Samples from the model as it is now and waits for all. (SampleFromTraining)
 ---
 --- `model:sample{prompts = {…}, num_samples = 4}`, `model:sample("text", {…})`. Prompts: `prompts` (a text or a list),
@@ -156,7 +157,7 @@ end
 ---@param prompts any
 ---@param options table|nil
 ---@return training.Sample[][]
-function Model:sample(prompts, options) return self:submit_sample(prompts, options):result() end
+function Model:sample(prompts, options) return submit_samples(self, "sample", prompts, options):result() end
 
 local function submit_batch(self, what, prompts, options, split)
   options = sampling.arguments(what, prompts, options, sampling.OPTIONS.model_batch)
@@ -416,7 +417,7 @@ function Model:unload(timeout)
   local what, session = "close", self.session
   local deadline = clock.now() + timeout
   local reply, err = session.wire:try("UnloadModel", {model_id = self.model_id},
-    {what = what, deadline = deadline, safe = true, rounds = true, rpc_timeout = 30})
+    {what = what, deadline = deadline, safe = true})
   if not reply then
     if err.code == "NOT_FOUND" then return end   -- a first try did it
     error(require("training.failure").from_grpc({what = what, scrub = session.wire.scrub}, err), 0)

@@ -294,7 +294,8 @@ end
 --- saved in between; `first_delay` = 1 second before the first of them, doubled up to a minute;
 --- `on_restart(err, saved)`: is told.
 ---
---- A run that has made all its steps returns at once; with more `steps` it goes on. Errors that are not `lost` are raised, after `close`.
+--- A run that has made all its steps returns at once; with more `steps` it goes on. Errors that are not `lost` are
+--- raised, after `close`.
 ---@param options table
 ---@return any state
 ---@return training.RunRecord record what was saved last

@@ -16,7 +16,8 @@ local session = {}
 
 -- Making a session waits no longer than a user would for an endpoint that is not there.
 local CREATE_TIMEOUT = 60
-local UNLOAD_TIMEOUT = 120
+-- What cannot be unloaded ends with the session, when the service has not heard from it for half an hour.
+local UNLOAD_TIMEOUT = 30
 
 ---@class training.Session
 ---@field session_id string
@@ -263,10 +264,7 @@ local function read_source(self, what, options)
   end
 end
 
---- `sample` without waiting; `:result()` gives what `sample` does.
----@return training.PendingOp
-function Session:submit_sample(prompts, options)
-  local what = "submit_sample"
+local function submit_samples(self, what, prompts, options)
   options = sampling.arguments(what, prompts, options, sampling.OPTIONS.session)
   local plan, about, source = read_source(self, what, options)
   local member, request = source(plan.prompts)
@@ -281,10 +279,14 @@ function Session:submit_sample(prompts, options)
     end}
 end
 
+--- `sample` without waiting; `:result()` gives what `sample` does.
+---@return training.PendingOp
+function Session:submit_sample(prompts, options) return submit_samples(self, "submit_sample", prompts, options) end
+
 --- Samples from a base model, or from a checkpoint of one: `session:sample{prompts = {…}, base_model =, checkpoint =}`.
 --- Other options as for `model:sample`. (InferenceGenerate, SampleFromCheckpoint)
 ---@return training.Sample[][]
-function Session:sample(prompts, options) return self:submit_sample(prompts, options):result() end
+function Session:sample(prompts, options) return submit_samples(self, "sample", prompts, options):result() end
 
 --- Up to 128 independent samples of a base model or a checkpoint, see `model:submit_sampling_batch`.
 ---@return training.PendingSamplingBatch

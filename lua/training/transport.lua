@@ -45,9 +45,8 @@ end
 ---@param options {timeout: number, metadata: table|nil, purpose: string|nil}
 ---@return string reply
 function Network:rpc(method, bytes, options)
-  local purpose = options.purpose or "main"
-  return (channel_for(self, purpose):unary(PATH .. method, bytes, {timeout = options.timeout,
-    metadata = options.metadata, wait_for_ready = purpose == "session" or nil}))
+  return (channel_for(self, options.purpose or "main"):unary(PATH .. method, bytes, {timeout = options.timeout,
+    metadata = options.metadata}))
 end
 
 --- An iterator over the replies of a method that streams.

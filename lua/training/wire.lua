@@ -95,6 +95,7 @@ end
 ---@field deadline number when the whole must be done, on riverlua.clock
 ---@field safe boolean|nil a repeat does no harm
 ---@field unsent_only boolean|nil only what the service cannot have seen is sent again
+---@field once boolean|nil never tried again
 ---@field rounds boolean|nil go on trying for half an hour: for what begins an operation
 ---@field before (fun())|nil called before it is tried again; may raise
 ---@field rpc_timeout number|nil longest wait for an answer
@@ -130,7 +131,7 @@ function Wire:try(method, request, options)
       math.max(0.001, math.min(left, options.rpc_timeout or LONGEST_RPC)))
     if reply then return self.methods[method].response:decode(reply) end
     err.attempts = tries
-    if not self.retries or not may_repeat(err, options) then return nil, err end
+    if options.once or not self.retries or not may_repeat(err, options) then return nil, err end
     local pause
     if in_round < ATTEMPTS then
       pause = back_off(FIRST_DELAY, LONGEST_DELAY, in_round)
