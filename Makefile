@@ -112,7 +112,8 @@ $(BUILD)/obj $(BUILD)/pic:
 deps:            ## install what the build needs (apt), or say what is missing
 	@src/tools/deps.sh build
 
-TEST_PACKAGES := $(BUILD)/venv/ready $(BUILD)/npm/ready $(BUILD)/json-schema/ready
+TEST_PACKAGES := $(BUILD)/venv/ready $(BUILD)/npm/ready $(BUILD)/json-schema/ready $(BUILD)/grpc_interop/ready \
+  $(BUILD)/curl8/ready
 
 test-deps: $(TEST_PACKAGES) ## install what the tests need (apt, PyPI and npm into build)
 	@src/tools/deps.sh test
@@ -146,6 +147,27 @@ $(BUILD)/npm/ready: tests/npm-packages.txt
 	  npm install --prefix $(BUILD)/npm --no-save --ignore-scripts --no-audit --no-fund --loglevel=error $$(cat $<); \
 	else echo "npm is not there: tests with packages of npm are skipped"; fi
 	$(Q)touch $@
+
+# The gRPC server of grpc-go. A machine that can have no Go or no modules goes without, and tries again the next time;
+# what does not compile is an error.
+GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go
+GO_INTEROP = tests/servers/grpc_interop
+
+$(BUILD)/grpc_interop/ready: $(GO_INTEROP)/go.mod $(GO_INTEROP)/go.sum $(wildcard $(GO_INTEROP)/*.go) \
+  | $(BUILD)/venv/ready
+	$(Q)mkdir -p $(@D)
+	$(Q)if ! command -v go >/dev/null; then echo "go is not there: tests with grpc-go are skipped"; \
+	elif ! (cd $(GO_INTEROP) && $(GO_BUILD) mod download) >$(@D)/log 2>&1; then \
+	  tail -n 3 $(@D)/log; echo "no Go modules can be had: tests with grpc-go are skipped"; \
+	else echo "building the grpc-go server of the tests" && \
+	  (cd $(GO_INTEROP) && $(GO_BUILD) build -mod=readonly -trimpath -buildvcs=false \
+	    -o $(abspath $(@D))/server .) && touch $@; fi
+
+.PHONY: curl8
+curl8: $(BUILD)/curl8/ready ## libcurl 8 of Debian's backports beside an older one, for the tests
+
+$(BUILD)/curl8/ready: tests/newer_libcurl.sh | $(BUILD)/venv/ready
+	$(Q)$< $(@D)
 
 # ---- using --------------------------------------------------------------------------------------------
 
@@ -237,6 +259,6 @@ clean:           ## remove everything built
 
 .PHONY: help
 help:            ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 -include $(wildcard $(BUILD)/obj/*.d $(BUILD)/pic/*.d)
