@@ -182,7 +182,7 @@ local function cases(get)
       end
     end)
     assert.equal("DEADLINE_EXCEEDED", err.code)
-    assert.is_nil(server:control("/wait", {expired = 1}).timeout)
+    assert.is_nil(server:control("/wait", {given_up = 1}).timeout)
   end)
 
   it("tells the server the deadline", function()

@@ -88,7 +88,7 @@ class Ledger:
         given_up = [entry["given_up"] for entry in self.calls]
         return {"calls": len(self.calls), "connections": len({entry["peer"] for entry in self.calls}),
                 "running": sum(not entry["code"] and not entry["given_up"] for entry in self.calls),
-                "cancelled": given_up.count("cancelled"), "expired": given_up.count("expired")}
+                "cancelled": given_up.count("cancelled"), "given_up": len(given_up) - given_up.count("")}
 
     def wait(self, query):
         def holds():

@@ -96,7 +96,7 @@ func (book *ledger) stats() map[string]any {
 		}
 	}
 	return map[string]any{"calls": len(book.calls), "connections": len(peers), "running": running,
-		"cancelled": counts["cancelled"], "expired": counts["expired"]}
+		"cancelled": counts["cancelled"], "given_up": counts["cancelled"] + counts["expired"]}
 }
 
 // holds says whether every count asked for has been reached (running: exactly).

@@ -5,7 +5,7 @@
 //	http, tls (signed by ca_file)   the service; TLS without ALPN is turned away, as grpc-go does from 1.67 on
 //	aging                           connections are told to go away after a moment
 //	narrow                          two calls at a time on a connection
-//	control                         HTTP: /stats, /log, /reset, /wait?calls=N&cancelled=N&expired=N&running=N
+//	control                         HTTP: /stats, /log, /reset, /wait?calls=N&cancelled=N&given_up=N&running=N
 //
 // A call with the metadata `x-test-hold` is held until its client gives up or its time is over.
 package main
