@@ -15,7 +15,6 @@ local error_of, quote = servers.error_of, servers.quote
 
 local SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP \u{263A} and non-BMP \u{1F608}\t\n"
 local INITIAL, TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"
-local FULL_DUPLEX = "/grpc.testing.TestService/FullDuplexCall"
 local HOLD = {["x-test-hold"] = "1"}
 local SECOND = 1000000   -- in the microseconds of interval_us
 
@@ -53,13 +52,6 @@ local function stream_request(sizes, interval)
     parameters[number] = {size = size, interval_us = number > 1 and interval or nil}
   end
   return {response_parameters = parameters}
-end
-
-local function options_of(name, more)
-  local method = service.methods[name]
-  local options = {request = method.request, response = method.response}
-  for key, value in pairs(more or {}) do options[key] = value end
-  return options
 end
 
 setup(function()
@@ -120,7 +112,7 @@ local function cases(get)
     assert.equal("test_initial_metadata_value", info.headers[INITIAL])
     assert.equal("\xab\xab\xab", info.trailers[TRAILING])
 
-    local call = channel:call(FULL_DUPLEX, stream_request{314159}, options_of("FullDuplexCall", {metadata = metadata}))
+    local call = stub:call("FullDuplexCall", stream_request{314159}, {metadata = metadata, streamed = true})
     assert.equal(314159, #call:next().payload.body)
     assert.is_nil(call:next())
     assert.equal("test_initial_metadata_value", call:headers()[INITIAL])
@@ -192,7 +184,7 @@ local function cases(get)
   end)
 
   it("cancel_after_begin", function()
-    local call = channel:call("/grpc.testing.TestService/UnaryCall", {}, options_of("UnaryCall", {metadata = HOLD}))
+    local call = stub:call("UnaryCall", {}, {metadata = HOLD})
     assert.is_nil(server:control("/wait", {running = 1}).timeout)
     call:cancel()
     assert.equal("CANCELLED", error_of(call.result, call).code)
@@ -201,7 +193,7 @@ local function cases(get)
   end)
 
   it("cancelling a call that has not been written", function()
-    local call = channel:call("/grpc.testing.TestService/UnaryCall", {}, options_of("UnaryCall", {metadata = HOLD}))
+    local call = stub:call("UnaryCall", {}, {metadata = HOLD})
     call:cancel()
     assert.equal("CANCELLED", error_of(call.result, call).code)
     assert.same({}, (stub:EmptyCall{}))
@@ -209,7 +201,7 @@ local function cases(get)
   end)
 
   it("cancel_after_first_response", function()
-    local call = channel:call(FULL_DUPLEX, stream_request({31415, 1}, 2 * SECOND), options_of("FullDuplexCall"))
+    local call = stub:call("FullDuplexCall", stream_request({31415, 1}, 2 * SECOND), {streamed = true})
     assert.equal(31415, #call:next().payload.body)
     call:cancel()
     assert.equal("CANCELLED", error_of(call.next, call).code)
