@@ -80,6 +80,8 @@ class Ledger:
             entry["code"] = code.name if code else "UNKNOWN"
             raise
         finally:
+            if not context.is_active():     # the handler may be the first to know
+                left()
             over.set()
             with self.changed:
                 self.changed.notify_all()

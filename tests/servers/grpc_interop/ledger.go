@@ -62,23 +62,27 @@ func (book *ledger) begin(ctx context.Context, method string) func(error) {
 	}
 	book.change(func() { book.calls = append(book.calls, entry) })
 	over := make(chan struct{})
+	givenUp := func() {
+		if entry.Code != "" || ctx.Err() == nil {
+			return
+		}
+		entry.GivenUp = "cancelled"
+		if ctx.Err() == context.DeadlineExceeded {
+			entry.GivenUp = "expired"
+		}
+	}
 	go func() {
 		select {
 		case <-over:
 		case <-ctx.Done():
-			book.change(func() {
-				if entry.Code != "" {
-					return
-				}
-				entry.GivenUp = "cancelled"
-				if ctx.Err() == context.DeadlineExceeded {
-					entry.GivenUp = "expired"
-				}
-			})
+			book.change(givenUp)
 		}
 	}()
 	return func(err error) {
-		book.change(func() { entry.Code = status.Code(err).String() })
+		book.change(func() {
+			givenUp() // the handler may be the first to know
+			entry.Code = status.Code(err).String()
+		})
 		close(over)
 	}
 }
