@@ -10,6 +10,8 @@ local transport = {}
 
 local PATH = "/river.api.v1.RiverService/"
 local LARGEST_MESSAGE = 2 ^ 31 - 1
+-- As the official client: the service lets its clients ask so often whether it is there.
+local KEEPALIVE = {interval = 10, timeout = 5}
 local CHANNEL_OPTIONS = {"proxy", "ca_file", "verify", "unix_socket"}
 
 local Network = {}
@@ -31,7 +33,7 @@ local function channel_for(self, purpose)
   if not channel then
     local options = self.options
     local own = {target = options.target, tls = options.tls, metadata = self.metadata, user_agent = options.identity,
-      max_message = math.tointeger(LARGEST_MESSAGE), connect_timeout = options.connect_timeout}
+      max_message = math.tointeger(LARGEST_MESSAGE), keepalive = KEEPALIVE}
     for _, name in ipairs(CHANNEL_OPTIONS) do own[name] = options.http[name] end
     channel = grpc.Channel(own)
     self.channels[purpose] = channel
