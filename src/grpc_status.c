@@ -51,8 +51,6 @@ rvl_grpc_code rvl_grpc_code_of_reset(uint32_t error) {
 
 /* ---- deadlines --------------------------------------------------------------------------------------- */
 
-static uint64_t round_up(uint64_t ns, uint64_t unit) { return (ns / unit + (ns % unit != 0)) * unit; }
-
 /* Rounded, so that calls with the same timeout send the same text. */
 size_t rvl_grpc_write_timeout(char out[RVL_GRPC_TIMEOUT_SIZE], uint64_t ns) {
   static const struct { uint64_t below, step, unit; char letter; } rules[] = {
@@ -64,10 +62,14 @@ size_t rvl_grpc_write_timeout(char out[RVL_GRPC_TIMEOUT_SIZE], uint64_t ns) {
       {UINT64_MAX, UINT64_C(3600000000000), UINT64_C(3600000000000), 'H'}};
   size_t i = 0;
   while (ns >= rules[i].below && rules[i].below != UINT64_MAX) i++;
-  uint64_t rounded = round_up(ns, rules[i].step), unit = rules[i].unit;
+  uint64_t steps = ns / rules[i].step + (ns % rules[i].step != 0);
+  uint64_t value = steps * (rules[i].step / rules[i].unit);
   char letter = rules[i].letter;
-  if (letter == 'm' && rounded % 1000000000 == 0) unit = 1000000000, letter = 'S';
-  return (size_t)snprintf(out, RVL_GRPC_TIMEOUT_SIZE, "%llu%c", (unsigned long long)(rounded / unit), letter);
+  if (letter == 'm' && value % 1000 == 0) {
+    value /= 1000;
+    letter = 'S';
+  }
+  return (size_t)snprintf(out, RVL_GRPC_TIMEOUT_SIZE, "%llu%c", (unsigned long long)value, letter);
 }
 
 /* ---- percent-encoding -------------------------------------------------------------------------------- */

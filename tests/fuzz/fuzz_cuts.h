@@ -26,7 +26,7 @@ static bool same_bytes(const char *a, size_t a_length, const char *b, size_t b_l
 }
 
 /* Appends the bytes of `data`, or the pieces that they name when there are any (an empty piece is a zero byte). */
-static void append_text(rvl_bytes *text, const uint8_t *data, size_t size, const char *const *bits, size_t count) {
+__attribute__((unused)) static void append_text(rvl_bytes *text, const uint8_t *data, size_t size, const char *const *bits, size_t count) {
   for (size_t i = 0; i < size; i++) {
     const char *bit = count > 0 ? bits[data[i] % count] : NULL;
     char byte = (char)data[i];
@@ -44,7 +44,7 @@ static uint32_t next_cut(uint32_t *seed) {
 typedef bool fuzz_feed(void *parser, const char *piece, size_t size, size_t *taken);
 
 /* Feeds pieces of `step` bytes, or of sizes that `seed` chooses when `step` is 0; returns what was taken. */
-static size_t feed_all(fuzz_feed *feed, void *parser, const char *data, size_t size, size_t step, uint32_t seed) {
+__attribute__((unused)) static size_t feed_all(fuzz_feed *feed, void *parser, const char *data, size_t size, size_t step, uint32_t seed) {
   size_t at = 0;
   bool goes_on = true;
   while (at < size && goes_on) {
