@@ -10,6 +10,7 @@
 #define NO_PUSHBACK (-1)
 #define NEVER_AGAIN (-2)
 #define FIXED_HEADERS 9
+#define MOST_RESTARTS 5
 #define FEW_HEADERS 64
 
 static rvl_grpc_call *call_of(rvl_http2_stream *s) {
@@ -141,6 +142,7 @@ static void restart(rvl_grpc_call *c) {
 static void begin_attempt(rvl_grpc_call *c) {
   c->attempts++;
   c->refused = false;
+  c->restarts = 0;
   rvl_grpc_enlist(&c->channel->waiting, c);
 }
 
@@ -411,10 +413,10 @@ static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
   char text[RVL_GRPC_TEXT_SIZE];
   if (how != RVL_HTTP2_RESET && !c->in_trailers) {
     c->sent = c->sent_before;
-    if (how == RVL_HTTP2_UNSEEN || take_refusal(c)) {
-      restart(c);
-      return;
-    }
+    bool again = how == RVL_HTTP2_UNSEEN ? c->restarts++ < MOST_RESTARTS : take_refusal(c);
+    if (again) restart(c);
+    else if (how == RVL_HTTP2_UNSEEN) end_with(c, RVL_GRPC_UNAVAILABLE, RVL_HTTP2_NO_ERROR, "the server goes away each time");
+    if (again || how == RVL_HTTP2_UNSEEN) return;
   }
   if (error == RVL_HTTP2_CANCEL && c->due != 0 && rvl_now() >= c->due) {   /* the server's clock told it so first */
     pass_deadline(c);

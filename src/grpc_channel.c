@@ -8,7 +8,7 @@
 #define SEND_AHEAD (256u * 1024u)
 #define SENDS_AT_ONCE 32
 #define COPIED_AT_MOST 16384u         /* what is sent without giving the buffer away */
-#define FRESH UINT64_C(50000000)      /* ns: a connection that was heard from so lately is there */
+#define FRESH UINT64_C(2000000)       /* ns: a connection that was heard from so lately is there */
 #define FIRST_PAUSE 0.25
 #define LONGEST_PAUSE 10.0
 #define PAUSE_FACTOR 1.6
@@ -66,7 +66,7 @@ static void on_alive(rvl_timer *timer) {
   if (!rvl_http2_ping(c->http2)) return;
   c->pinged = now;
   set_alive(c, now + ch->options.keepalive_timeout);
-  rvl_grpc_schedule(ch);
+  rvl_grpc_flush(ch);   /* at once: the time for the answer runs, whether the loop does or not */
 }
 
 /* ---- the ends of a connection ------------------------------------------------------------------------ */

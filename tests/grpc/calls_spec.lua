@@ -427,6 +427,36 @@ describe("riverlua.grpc", function()
       assert.equal("x", (channel:unary(UNARY, "x")))
     end)
 
+    it("goes through a proxy", function()
+      local stub <close> = servers.stub()
+      for _, place in ipairs{"plain", "tls"} do
+        local channel <close> = echo.channel({proxy = stub:url("", "proxy"), ca_file = echo.info.ca_file}, place)
+        assert.equal("x", (channel:unary(UNARY, "x")))
+        local known <close> = echo.channel({proxy = ("http://user:secret@127.0.0.1:%d"):format(stub.info.proxy_auth),
+          ca_file = echo.info.ca_file}, place)
+        assert.equal("x", (known:unary(UNARY, "x")))
+        local refused <close> = echo.channel({proxy = ("http://user:wr0ng@127.0.0.1:%d"):format(stub.info.proxy_auth),
+          ca_file = echo.info.ca_file}, place)
+        local err = error_of(refused.unary, refused, UNARY, "x")
+        assert.equal("UNAVAILABLE", err.code)
+        assert.is_false(err.sent)
+        assert.is_nil(tostring(err):find("wr0ng", 1, true))
+      end
+    end)
+
+    it("is waited for when a call wants that", function()
+      local path = os.tmpname()
+      os.remove(path)
+      local channel <close> = grpc.Channel{unix_socket = path, proxy = false}
+      assert.equal("UNAVAILABLE", error_of(channel.unary, channel, UNARY, "x").code)
+      local call = channel:call(UNARY, "x", {wait_for_ready = true})
+      task.sleep(0)
+      assert.is_false(call.done)
+      assert(os.execute(("ln -s %s %s"):format(echo.info.unix, path)))
+      assert.equal("x", (call:result()))
+      os.remove(path)
+    end)
+
     it("fails when TLS meets none, and the other way round", function()
       local channel <close> = grpc.Channel{target = "127.0.0.1:" .. echo.info.plain, proxy = false}
       assert.equal("UNAVAILABLE", error_of(channel.unary, channel, UNARY, "x").code)

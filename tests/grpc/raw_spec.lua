@@ -34,6 +34,14 @@ describe("a gRPC channel", function()
       assert.equal(2, seen.connections)
     end)
 
+    it("gives up when it does so each time", function()
+      local channel <close> = raw.channel("goaway_always")
+      local err = error_of(channel.unary, channel, METHOD, "1")
+      assert.equal("UNAVAILABLE", err.code)
+      assert.is_false(err.sent)
+      assert.equal(6, raw.stats("goaway_always").requests)
+    end)
+
     it("lets the calls end that were begun, and opens a new connection for others", function()
       local channel <close> = raw.channel("goaway_politely")
       local old = channel:call(METHOD, "1")
@@ -251,6 +259,17 @@ describe("a gRPC channel", function()
       local seen = task.spawn(raw.stats, "good", {pings = 3}):await()
       assert.is_true(seen.pings >= 3)
       assert.equal("hello", (channel:unary(METHOD, "x")))
+      assert.equal(1, channel:stats().connections)
+    end)
+
+    it("does not take a script that was busy for a dead connection", function()
+      local channel <close> = raw.channel("good", {keepalive = {interval = 0.02, timeout = 0.02}})
+      for _ = 1, 5 do
+        channel:unary(METHOD, "x")
+        task.sleep(0.025)   -- a PING is on its way, or about to be
+        local before = os.clock()
+        while os.clock() - before < 0.06 do end
+      end
       assert.equal(1, channel:stats().connections)
     end)
 

@@ -230,6 +230,14 @@ def goaway(c):
 
 
 @scenario
+def goaway_always(c):
+    """Has no time for anything."""
+    c.greet()
+    c.request()
+    c.goaway(0)
+
+
+@scenario
 def goaway_politely(c):
     """As servers do that shut down: first a warning, then the last stream; what was begun is answered."""
     c.greet()
