@@ -63,11 +63,13 @@ static void forget_answer(rvl_grpc_call *c) {
   c->failure = RVL_NO_FAILURE;
 }
 
-static void set_timer(rvl_grpc_call *c) {
+/* false: no memory. */
+static bool set_timer(rvl_grpc_call *c) {
   uint64_t due = c->due;
   if (c->pause_due != 0 && (due == 0 || c->pause_due < due)) due = c->pause_due;
-  if (due == 0) rvl_timer_stop(c->channel->loop, &c->timer);
-  else rvl_timer_start(c->channel->loop, &c->timer, due);
+  if (due != 0) return rvl_timer_start(c->channel->loop, &c->timer, due);
+  rvl_timer_stop(c->channel->loop, &c->timer);
+  return true;
 }
 
 /* Takes it away from where it is; its stream ends. */
@@ -105,8 +107,8 @@ static bool try_again(rvl_grpc_call *c) {
   uint64_t at = rvl_now() + pause_of(c);
   if (c->due != 0 && at >= c->due) return false;
   c->pause_due = at;
+  if (!set_timer(c)) return false;
   rvl_grpc_enlist(&c->channel->paused, c);
-  set_timer(c);
   return true;
 }
 
@@ -164,14 +166,14 @@ static void on_timer(rvl_timer *timer) {
     pass_deadline(c);
     return;
   }
-  if (c->pause_due != 0 && now >= c->pause_due) {
-    c->pause_due = 0;
-    delist(c);
-    forget_answer(c);
-    begin_attempt(c);
-    rvl_grpc_schedule(c->channel);
-  }
-  set_timer(c);
+  bool again = c->pause_due != 0 && now >= c->pause_due;
+  if (again) c->pause_due = 0;
+  set_timer(c);   /* there is the place that it has just had */
+  if (!again) return;
+  delist(c);
+  forget_answer(c);
+  begin_attempt(c);
+  rvl_grpc_schedule(c->channel);
 }
 
 /* ---- what is sent ------------------------------------------------------------------------------------ */
@@ -447,7 +449,10 @@ void rvl_grpc_call_begin(rvl_grpc_channel *channel, rvl_grpc_call *c, const rvl_
   if (request->timeout != 0) {
     c->due = c->started + request->timeout;
     if (c->due < c->started) c->due = 0;
-    set_timer(c);
+    if (!set_timer(c)) {
+      rvl_grpc_call_fail(c, RVL_GRPC_RESOURCE_EXHAUSTED, "out of memory");
+      return;
+    }
   }
   begin_attempt(c);
 }

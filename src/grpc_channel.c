@@ -9,6 +9,7 @@
 #define SENDS_AT_ONCE 32
 #define COPIED_AT_MOST 16384u         /* what is sent without giving the buffer away */
 #define FRESH UINT64_C(2000000)       /* ns: a connection that was heard from so lately is there */
+#define NOT_NOW UINT64_MAX
 #define FIRST_PAUSE 0.25
 #define LONGEST_PAUSE 10.0
 #define PAUSE_FACTOR 1.6
@@ -25,17 +26,20 @@ double rvl_grpc_random(rvl_grpc_channel *ch) {
   return (double)(x >> 11) / 9007199254740992.0;
 }
 
+/* The timer is always started, so that this needs no memory. */
 void rvl_grpc_schedule(rvl_grpc_channel *ch) {
-  if (ch->work.slot == 0) rvl_timer_start(ch->loop, &ch->work, rvl_now());
+  if (ch->work.due == NOT_NOW) rvl_timer_start(ch->loop, &ch->work, rvl_now());
 }
 
 /* ---- signs of life ----------------------------------------------------------------------------------- */
 
 /* Nobody waits for these timers: a script that has nothing else to do ends. */
-static void set_alive(rvl_grpc_connection *c, uint64_t due) {
+static bool set_alive(rvl_grpc_connection *c, uint64_t due) {
   rvl_loop *loop = c->channel->loop;
   bool new = c->alive.slot == 0;
-  if (rvl_timer_start(loop, &c->alive, due) && new) loop->background++;
+  if (!rvl_timer_start(loop, &c->alive, due)) return false;
+  if (new) loop->background++;
+  return true;
 }
 
 static void stop_alive(rvl_grpc_connection *c) {
@@ -63,9 +67,9 @@ static void on_alive(rvl_timer *timer) {
     set_alive(c, c->heard + ch->options.keepalive);
     return;
   }
-  if (!rvl_http2_ping(c->http2)) return;
-  c->pinged = now;
   set_alive(c, now + ch->options.keepalive_timeout);
+  c->pinged = now;
+  rvl_http2_ping(c->http2);
   rvl_grpc_flush(ch);   /* at once: the time for the answer runs, whether the loop does or not */
 }
 
@@ -225,7 +229,7 @@ static void begin_http2(rvl_grpc_connection *c) {
   }
   ch->stats.connections++;
   c->heard = rvl_now();
-  if (ch->options.keepalive != 0) set_alive(c, c->heard + ch->options.keepalive);
+  if (ch->options.keepalive != 0 && !set_alive(c, c->heard + ch->options.keepalive)) lose(c, "out of memory");
 }
 
 static void go(rvl_grpc_connection *c) {
@@ -279,7 +283,8 @@ static bool is_connected(rvl_grpc_channel *ch) {
   if (!pausing) tend(ch->current);   /* it may have failed at once, or be open already */
   if (ch->current != NULL) return ch->current->http2 != NULL;
   fail_waiting(ch);
-  if (ch->waiting.first != NULL) rvl_timer_start(ch->loop, &ch->reopen, ch->reopen_due);
+  if (ch->waiting.first != NULL && !rvl_timer_start(ch->loop, &ch->reopen, ch->reopen_due))
+    end_calls(&ch->waiting, "out of memory");
   return false;
 }
 
@@ -308,7 +313,9 @@ static void work(rvl_grpc_channel *ch) {
 }
 
 static void on_work(rvl_timer *timer) {
-  work((rvl_grpc_channel *)(void *)((char *)timer - offsetof(rvl_grpc_channel, work)));
+  rvl_grpc_channel *ch = (rvl_grpc_channel *)(void *)((char *)timer - offsetof(rvl_grpc_channel, work));
+  rvl_timer_start(ch->loop, timer, NOT_NOW);   /* there is the place that it has just had */
+  work(ch);
 }
 
 static void on_reopen(rvl_timer *timer) {
@@ -325,6 +332,11 @@ rvl_grpc_channel *rvl_grpc_channel_new(rvl_net *net, const rvl_grpc_options *opt
   ch->work.fire = on_work;
   ch->reopen.fire = on_reopen;
   ch->random = (rvl_now() ^ (uint64_t)(uintptr_t)ch) | 1;
+  if (!rvl_timer_start(ch->loop, &ch->work, NOT_NOW)) {
+    free(ch);
+    return NULL;
+  }
+  ch->loop->background++;
   return ch;
 }
 
@@ -351,6 +363,7 @@ void rvl_grpc_channel_free(rvl_grpc_channel *ch) {
   for (rvl_grpc_connection *c = ch->connections; c != NULL; c = c->next) c->dead = true;
   reap(ch);
   rvl_timer_stop(ch->loop, &ch->work);
+  ch->loop->background--;
   rvl_timer_stop(ch->loop, &ch->reopen);
   free(ch);
 }

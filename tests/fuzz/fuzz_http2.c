@@ -122,7 +122,6 @@ static outcome run(const char *data, size_t size, size_t step, uint32_t seed) {
     rvl_grpc_call_free(&calls[i]);
   }
   check(ch.stats.in_flight == 0, "calls under way that have been freed");
-  rvl_timer_stop(ch.loop, &ch.work);
   rvl_http2_free(connection.http2);
   return o;
 }

@@ -43,6 +43,39 @@ static void answer_websocket(int fd, const char *key) {
   (void)!recv(fd, answer, sizeof answer, 0);
 }
 
+/*
+** A call of gRPC, or several over one connection: the message "hi" and OK as soon as a request is whole. `have` bytes
+** have come already, behind the preface.
+*/
+static void answer_grpc(int fd, const char *start, size_t have) {
+  static const char settings[] = "\0\0\0\4\0\0\0\0\0";
+  static const char answer[] =
+      "\0\0\x2c\1\4\0\0\0?\0\7:status\003200\0\14content-type\20application/grpc"
+      "\0\0\7\0\0\0\0\0?\0\0\0\0\2hi"
+      "\0\0\17\1\5\0\0\0?\0\13grpc-status\0010";
+  char buffer[65536], out[sizeof answer];
+  memcpy(buffer, start, have);
+  (void)!send(fd, settings, sizeof settings - 1, MSG_NOSIGNAL);
+  for (;;) {
+    const unsigned char *head = (const unsigned char *)buffer;
+    size_t length = have < 9 ? 0 : ((size_t)head[0] << 16 | (size_t)head[1] << 8 | head[2]) + 9;
+    if (have >= 9 && have >= length) {
+      char stream = buffer[8];   /* few calls: the lowest byte says it all */
+      bool whole = head[3] == 0 && (head[4] & 1) != 0;
+      memmove(buffer, buffer + length, have -= length);
+      if (!whole) continue;
+      memcpy(out, answer, sizeof answer);
+      for (size_t i = 0; i < sizeof answer; i++)
+        if (out[i] == '?') out[i] = stream;
+      (void)!send(fd, out, sizeof answer - 1, MSG_NOSIGNAL);
+      continue;
+    }
+    ssize_t n = recv(fd, buffer + have, sizeof buffer - have, 0);
+    if (n <= 0) return;
+    have += (size_t)n;
+  }
+}
+
 static void *serve(void *unused) {
   (void)unused;
   static const char answer[] =
@@ -58,7 +91,12 @@ static void *serve(void *unused) {
     while (length < sizeof request - 1 && (n = recv(fd, request + length, sizeof request - 1 - length, 0)) > 0) {
       length += (size_t)n;
       request[length] = '\0';
-      if (strstr(request, "\r\n\r\n") != NULL) {
+      bool grpc = length >= 4 && memcmp(request, "PRI ", 4) == 0;
+      if (grpc && length >= 24) {
+        answer_grpc(fd, request + 24, length - 24);
+        break;
+      }
+      if (!grpc && strstr(request, "\r\n\r\n") != NULL) {
         const char *key = strstr(request, "Sec-WebSocket-Key: ");
         if (key != NULL) answer_websocket(fd, key + strlen("Sec-WebSocket-Key: "));
         else (void)!send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
@@ -285,7 +323,8 @@ static void sweep_module(const char *name) {
 static void test_modules(void **state) {
   (void)state;
   static const char *const core[] = {"riverlua.core.task", "riverlua.core.transfer", "riverlua.core.json",
-                                     "riverlua.core.terminal", "riverlua.core.runtime", "riverlua.core.websocket"};
+                                     "riverlua.core.terminal", "riverlua.core.runtime", "riverlua.core.websocket",
+                                     "riverlua.core.grpc"};
   for (size_t i = 0; i < sizeof core / sizeof *core; i++) sweep_module(core[i]);
   for (size_t i = 0; i < rvl_embedded_count; i++) sweep_module(rvl_embedded_files[i].module);
 }
@@ -395,7 +434,21 @@ static const char *const use_websocket =
     "assert(b:next() == 'there') a:feed(b:output()) a:close(1000, 'done') b:feed(a:output())\n"
     "assert(b:status() == 'closed')";
 
+static const char *const use_grpc =
+    "local channel <close> = grpc.Channel{target = SERVER, proxy = false, timeout = 5, metadata = {a = 'b'}}\n"
+    "local reply, info = channel:unary('/a.B/C', 'x', {metadata = {['c-bin'] = 'd'}})\n"
+    "assert(reply == 'hi' and info.headers['content-type'] and info.trailers['grpc-status'] == '0')\n"
+    "local a, b = task.gather(function() return (channel:unary('/a.B/C', ('x'):rep(30000))) end,\n"
+    "  function() return (channel:unary('/a.B/C', '', {retries = {attempts = 2, initial = 0.001}})) end)\n"
+    "assert(a == 'hi' and b == 'hi')\n"
+    "for m in channel:stream('/a.B/C', '') do assert(m == 'hi') end\n"
+    "channel:call('/a.B/C', ''):cancel()\n"
+    "local nowhere <close> = grpc.Channel{target = 'http://127.0.0.1:1', proxy = false}\n"
+    "local ok, e = pcall(nowhere.unary, nowhere, '/a.B/C', '')\n"
+    "assert(not ok and e.kind == 'grpc' and e.code == 'UNAVAILABLE')";
+
 static const char *const prepare_http =
+    "grpc = require 'riverlua.grpc'\n"
     "http = require 'riverlua.http' task = require 'riverlua.task' websocket = require 'riverlua.websocket'\n"
     "endpoint = require('riverlua.core.websocket').endpoint";
 
@@ -412,6 +465,11 @@ static void test_http_failures(void **state) {
 static void test_websocket(void **state) {
   (void)state;
   sweep_both(prepare_http, use_websocket);
+}
+
+static void test_grpc(void **state) {
+  (void)state;
+  sweep_both(prepare_http, use_grpc);
 }
 
 /* ---- malloc ------------------------------------------------------------------------------------------------- */
@@ -509,6 +567,14 @@ static void test_websocket_without_malloc(void **state) {
   sweep_malloc(use_websocket, true);
 }
 
+static void test_grpc_without_malloc(void **state) {
+  (void)state;
+  if (!malloc_can_fail()) skip();
+  warm_up();
+  sweep_malloc(use_grpc, false);
+  sweep_malloc(use_grpc, true);
+}
+
 static void test_http_failures_without_malloc(void **state) {
   (void)state;
   if (!malloc_can_fail()) skip();
@@ -533,11 +599,13 @@ int main(void) {
       cmocka_unit_test(test_http),
       cmocka_unit_test(test_http_failures),
       cmocka_unit_test(test_websocket),
+      cmocka_unit_test(test_grpc),
       cmocka_unit_test(test_modules),
 #ifdef FAILING_MALLOC
       cmocka_unit_test(test_runtime_without_malloc),
       cmocka_unit_test(test_http_without_malloc),
       cmocka_unit_test(test_websocket_without_malloc),
+      cmocka_unit_test(test_grpc_without_malloc),
       cmocka_unit_test(test_http_failures_without_malloc),
 #endif
   };
