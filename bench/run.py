@@ -1,11 +1,11 @@
-"""Runs the HTTP, River, ModelRiver and start-up benchmarks and prints one table.
+"""Runs the HTTP, gRPC, River, ModelRiver and start-up benchmarks and prints one table.
 
     build/venv/bin/python bench/run.py [--quick] [--only NAME[,NAME…]] [--riverlua build/riverlua]
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
 this must have riverapi, river and openai (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit
 status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once, embedded,
-sse, sse_flat, jobs, delta.
+sse, sse_flat, jobs, delta, grpc.
 """
 
 import argparse
@@ -345,6 +345,32 @@ class Bench:
         self.row("once: peak MB", middle("lua", "peak_kb") / 1024, 14, "down",
                  "python %.0f MB" % (middle("python", "peak_kb") / 1024))
 
+    def grpc(self):
+        """Small unary calls with 1, 8 and 64 in flight, against grpcio; and one, process included."""
+        if not shutil.which("nghttpd"):
+            print("skip grpc: nghttpd is not installed")
+            return
+        commands = {"lua": [self.riverlua, self.script("grpc_unary.lua")],
+                    "python": [sys.executable, self.script("grpc_unary.py")]}
+        calls = {"lua": int(40000 * self.scale), "python": int(4000 * self.scale)}
+        with Server(sys.executable, self.script("servers/grpc_files.py")) as server:
+            for in_flight in (1, 8, 64):
+                wall, cpu = {name: [] for name in commands}, {name: [] for name in commands}
+                for _ in range(self.runs):
+                    for name, words in commands.items():
+                        took, used = timed(*words, server.base, str(calls[name]), str(in_flight))
+                        wall[name].append(took / calls[name])
+                        cpu[name].append(used / calls[name])
+                self.row("grpc: times the calls per second of grpcio, %d in flight" % in_flight,
+                         self.ratio(wall["python"], wall["lua"]), 2, "up", ", ".join("%s %.0f/s (cpu %.1f µs)" % (
+                             name, 1 / statistics.median(wall[name]), 1e6 * statistics.median(cpu[name]))
+                             for name in commands))
+                self.row("grpc: CPU relative to grpcio, %d in flight" % in_flight,
+                         self.ratio(cpu["lua"], cpu["python"]), 1 / 3, "down")
+            runs = [self.measure(self.riverlua, self.script("grpc_once.lua"), server.base) for _ in range(10)]
+        self.row("grpc: ms for one call, process included", 1e3 * statistics.median(run["wall"] for run in runs), 30,
+                 "down")
+
     @staticmethod
     def ratio(above, below):
         """The median of the ratios of runs that stood next to each other."""
@@ -352,7 +378,7 @@ class Bench:
 
 
 BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded", "sse",
-              "sse_flat", "jobs", "delta")
+              "sse_flat", "jobs", "delta", "grpc")
 
 
 def main():

@@ -314,9 +314,11 @@ local function check_method(where, self, method)
   if getmetatable(self) ~= Channel then
     refuse(where, "call it with a colon: channel:unary(method, request)")
   end
+  if method == self.known then return end
   if type(method) ~= "string" or not method:find("^/[\x21-\x2e\x30-\x7e]+/[\x21-\x2e\x30-\x7e]+$") then
     refuse(where, ("'%s' is not a method"):format(tostring(method)), "such as /package.Service/Method")
   end
+  self.known = method   -- the one that was good last time is
 end
 
 local NONE = {}
