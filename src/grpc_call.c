@@ -153,7 +153,8 @@ static void pass_deadline(rvl_grpc_call *c) {
   double seconds = (double)c->request.timeout / 1e9;
   const rvl_grpc_channel *channel = c->channel;
   if (c->list == &channel->waiting && channel->failures > 0)
-    snprintf(text, sizeof text, "the deadline of %g s passed before there was a connection (%s)", seconds, channel->text);
+    snprintf(text, sizeof text, "the deadline of %g s passed before there was a connection (%s)", seconds,
+             channel->text);
   else snprintf(text, sizeof text, "the deadline of %g s passed", seconds);
   c->local_deadline = true;
   rvl_grpc_call_fail(c, RVL_GRPC_DEADLINE_EXCEEDED, text);
@@ -271,7 +272,8 @@ static void on_header(rvl_http2_stream *s, const char *name, size_t name_length,
                       size_t value_length) {
   rvl_grpc_call *c = call_of(s);
   if (name[0] == ':') {
-    if (!c->in_trailers && is_named(name, name_length, ":status")) c->http_status = read_http_status(value, value_length);
+    if (!c->in_trailers && is_named(name, name_length, ":status"))
+      c->http_status = read_http_status(value, value_length);
     return;
   }
   if (is_named(name, name_length, "grpc-status")) c->server_status = rvl_grpc_read_status(value, value_length);
@@ -357,7 +359,8 @@ static void on_headers(rvl_http2_stream *s, bool ended) {
 
 /* Room for more, unless the reader is behind. */
 static void give_back(rvl_grpc_call *c) {
-  if (c->connection == NULL || c->held == 0 || c->messages.queued >= QUEUED_AT_MOST) return;
+  bool behind = c->request.streamed && c->messages.queued >= QUEUED_AT_MOST;
+  if (c->connection == NULL || c->held == 0 || behind) return;
   rvl_http2_consume(c->connection->http2, &c->stream, c->held);
   c->held = 0;
 }
@@ -366,7 +369,12 @@ static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
   rvl_grpc_call *c = call_of(s);
   size_t count = c->messages.count;
   c->held += length;
-  switch (rvl_grpc_decoder_feed(&c->messages, data, length)) {
+  rvl_grpc_verdict verdict = rvl_grpc_decoder_feed(&c->messages, data, length);
+  if (!c->request.streamed && c->messages.count > 1) {
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent several messages where one is wanted");
+    return;
+  }
+  switch (verdict) {
     case RVL_GRPC_GOOD: break;
     case RVL_GRPC_TOO_LARGE:
       end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "a message of the answer is larger than max_message");
@@ -378,15 +386,7 @@ static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
       end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "out of memory");
       return;
   }
-  if (!c->request.streamed && c->messages.count > 1) {
-    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent several messages where one is wanted");
-    return;
-  }
-  if (c->request.streamed) give_back(c);
-  else if (c->messages.count == 0) {   /* one message, however large, has to come in whole */
-    rvl_http2_consume(c->connection->http2, &c->stream, c->held);
-    c->held = 0;
-  }
+  give_back(c);
   if (c->request.streamed && c->messages.count > count && c->notify != NULL) c->notify(c);
 }
 
@@ -415,10 +415,14 @@ static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
   char text[RVL_GRPC_TEXT_SIZE];
   if (how != RVL_HTTP2_RESET && !c->in_trailers) {
     c->sent = c->sent_before;
-    bool again = how == RVL_HTTP2_UNSEEN ? c->restarts++ < MOST_RESTARTS : take_refusal(c);
-    if (again) restart(c);
-    else if (how == RVL_HTTP2_UNSEEN) end_with(c, RVL_GRPC_UNAVAILABLE, RVL_HTTP2_NO_ERROR, "the server goes away each time");
-    if (again || how == RVL_HTTP2_UNSEEN) return;
+    if (how == RVL_HTTP2_UNSEEN ? c->restarts++ < MOST_RESTARTS : take_refusal(c)) {
+      restart(c);
+      return;
+    }
+  }
+  if (how == RVL_HTTP2_UNSEEN) {
+    end_with(c, RVL_GRPC_UNAVAILABLE, RVL_HTTP2_NO_ERROR, "the server went away without looking at the call");
+    return;
   }
   if (error == RVL_HTTP2_CANCEL && c->due != 0 && rvl_now() >= c->due) {   /* the server's clock told it so first */
     pass_deadline(c);

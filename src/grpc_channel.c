@@ -87,7 +87,7 @@ static void end_calls(rvl_grpc_list *list, const char *text) {
   while (list->first != NULL) rvl_grpc_call_fail(list->first, RVL_GRPC_UNAVAILABLE, text);
 }
 
-/* No connection came about, or one that was of no use: the next attempt has to wait, and nobody waits for it unasked. */
+/* No connection came about, or one that was of no use: the next attempt has to wait. */
 static void back_off(rvl_grpc_channel *ch) {
   double pause = FIRST_PAUSE;
   for (unsigned i = 0; i < ch->failures && pause < LONGEST_PAUSE; i++) pause *= PAUSE_FACTOR;
@@ -127,7 +127,8 @@ static void fail_to_connect(rvl_grpc_connection *c) {
   const char *reason = t->reason != NULL ? t->reason : t->message;
   ch->failure = t->failure;
   if (t->failure == RVL_FAIL_TIMEOUT)
-    snprintf(ch->text, sizeof ch->text, "no connection to %s within %g s", ch->options.authority, (double)t->limit / 1e9);
+    snprintf(ch->text, sizeof ch->text, "no connection to %s within %g s", ch->options.authority,
+             (double)t->limit / 1e9);
   else snprintf(ch->text, sizeof ch->text, "no connection to %s: %s", ch->options.authority, reason);
   close_connection(c);
   back_off(ch);

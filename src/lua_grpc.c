@@ -69,7 +69,8 @@ static void push_bytes(lua_State *L, const char *text, size_t length) {
     next = memchr(text, ',', (size_t)(end - text));
     if (next == NULL) next = end;
     if (used > 0) used += (size_t)(stpcpy(at + used, ", ") - (at + used));
-    if (!rvl_grpc_from_base64(at + used, text, (size_t)(next - text), &n)) memcpy(at + used, text, n = (size_t)(next - text));
+    size_t given = (size_t)(next - text);
+    if (!rvl_grpc_from_base64(at + used, text, given, &n)) memcpy(at + used, text, n = given);
     used += n;
   }
   luaL_pushresultsize(&out, used);
@@ -199,7 +200,7 @@ static rvl_grpc_retries check_retries(lua_State *L, int arg) {
   };
 }
 
-/* (channel, method, request, metadata, timeout, max_message, retries, streamed, wait_for_ready); leaves the call alone */
+/* (channel, method, request, metadata, timeout, max_message, retries, wait_for_ready); leaves the call alone */
 static call_box *start(lua_State *L, bool streamed) {
   rvl_grpc_channel *channel = check_channel(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
@@ -262,7 +263,7 @@ static int unary_k(lua_State *L, int status, lua_KContext ctx) {
 /* unary(method, request, metadata, timeout, max_message, retries, wait_for_ready) → see unary_k */
 static int channel_unary(lua_State *L) { return unary_k(L, LUA_OK, (lua_KContext)start(L, false)); }
 
-/* start(method, request, metadata, timeout, max_message, retries, wait_for_ready) → a call with any number of messages */
+/* start(…): as unary, → a call that is not waited for, with any number of messages */
 static int channel_start(lua_State *L) {
   start(L, true);
   return 1;

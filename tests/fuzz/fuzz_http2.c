@@ -1,9 +1,9 @@
 /*
- * Fuzz target: a gRPC connection (src/http2.c, src/grpc_call.c) whose server sends anything at all to several open calls.
+ * Fuzz target: a gRPC connection (src/http2.c, src/grpc_call.c) whose server sends anything to several open calls.
  *
- * However the same frames are cut, every call ends the same way with the same messages. A call is OK only when the server
- * said so; what is kept is bounded by what came. The first two bytes of an input choose the cuts and what the rest is:
- * raw bytes, or bytes that choose well-formed frames.
+ * However the same frames are cut, every call ends the same way with the same messages. A call is OK only when the
+ * server said so; what is kept is bounded by what came. The first two bytes of an input choose the cuts and what the
+ * rest is: raw bytes, or bytes that choose well-formed frames.
  */
 #include "fuzz_cuts.h"
 #include "grpc_call.h"

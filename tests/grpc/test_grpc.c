@@ -19,7 +19,8 @@ static void test_timeouts(void **state) {
   static const struct { uint64_t ns; const char *text; } cases[] = {
       {1, "1u"}, {999, "1u"}, {1500, "2u"}, {9999999, "10000u"}, {10 * MS, "10m"}, {10 * MS + 1, "11m"},
       {500 * MS, "500m"}, {S, "1S"}, {S + 1, "1001m"}, {5 * S + 500 * MS, "5500m"}, {60 * S - 30000, "60S"},
-      {60 * S, "60S"}, {20 * S + 500 * MS, "20500m"}, {120 * S, "120S"}, {120 * S + 1, "120100m"}, {86400 * S, "86400S"},
+      {60 * S, "60S"}, {20 * S + 500 * MS, "20500m"}, {120 * S, "120S"}, {120 * S + 1, "120100m"},
+      {86400 * S, "86400S"},
       {3600 * S - 1, "3600S"}, {89999999 * S, "89999999S"}, {90000000 * S, "25000H"}, {UINT64_MAX, "5124096H"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char text[RVL_GRPC_TIMEOUT_SIZE];
@@ -92,7 +93,8 @@ static void test_base64(void **state) {
 
 static void test_metadata(void **state) {
   (void)state;
-  static const char *const bad[] = {"", "Upper", "a b", ":path", "te", "content-type", "grpc-timeout", "user-agent", "a\xe4"};
+  static const char *const bad[] = {"", "Upper", "a b", ":path", "te", "content-type", "grpc-timeout",
+                                    "user-agent", "a\xe4"};
   rvl_grpc_metadata m = {0};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     assert_non_null(rvl_grpc_metadata_add(&m, bad[i], strlen(bad[i]), "x", 1));

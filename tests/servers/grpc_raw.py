@@ -458,7 +458,7 @@ def endless_headers(c):
 
 @scenario
 def odd_frames(c):
-    """One byte a frame, padding, priorities, frames of kinds that nobody knows, headers in pieces, an interim answer."""
+    """One byte a frame, padding, priorities, frames that nobody knows, headers in pieces, an interim answer."""
     c.greet()
     while True:
         stream = c.request()
