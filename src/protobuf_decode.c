@@ -10,7 +10,7 @@
 /* Fields whose presence is kept in bits; of others the table is asked. */
 enum { BITS = 256 };
 /* Empty messages are two bytes on the wire and a table with all their fields in Lua: what these may take in all. */
-#define EMPTY_BASE ((size_t)64 << 20)
+#define EMPTY_BASE ((size_t)32 << 20)
 enum { EMPTY_PER_BYTE = 128 };
 
 typedef struct decoder {

@@ -225,7 +225,7 @@ static rvl_protobuf_type *push_unlinked(lua_State *L, int codec, int made, const
     const char *name = lua_pushstring(L, d->fields[i].name);
     lua_rawseti(L, -2, type->names + (lua_Integer)i);
     add_slot(type, name, i);
-    if (type->fields[i].repeated) type->empty_cost += table_cost(0);
+    if (type->fields[i].repeated) type->empty_cost += type->fields[i].numbers ? 96 : table_cost(0);
   }
   type->checked = type->required > 0;
   link_oneofs(type);

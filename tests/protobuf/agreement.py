@@ -110,7 +110,7 @@ def is_repeated(field):
 
 def fill(rng, message, depth):
     fields = message.DESCRIPTOR.fields
-    density = rng.choice([0.1, 0.5, 1.0]) / (1 + depth)
+    density = rng.choice([0.1, 0.3, 1.0]) / (1 + 3 * depth)
     for field in fields:
         if not field.is_required and rng.random() > density:
             continue
@@ -118,7 +118,7 @@ def fill(rng, message, depth):
             value_field = field.message_type.fields_by_name["value"]
             key_field = field.message_type.fields_by_name["key"]
             target = getattr(message, field.name)
-            for _ in range(rng.choice([1, 2, 9])):
+            for _ in range(rng.choice([1, 2, 7 if depth == 0 else 3])):
                 key = random_scalar(rng, key_field)
                 if value_field.message_type is None:
                     target[key] = random_scalar(rng, value_field)
@@ -126,7 +126,7 @@ def fill(rng, message, depth):
                     fill(rng, target[key], depth + 1)
         elif is_repeated(field):
             target = getattr(message, field.name)
-            for _ in range(rng.choice([1, 2, 9])):
+            for _ in range(rng.choice([1, 2, 7 if depth == 0 else 3])):
                 if field.message_type is not None:
                     if depth < 3:
                         fill(rng, target.add(), depth + 1)

@@ -5,7 +5,7 @@ local support = dofile(here .. "support.lua")
 local json = require "riverlua.json"
 local protobuf = require "riverlua.protobuf"
 
-local COUNT = 3000
+local COUNT = 5000
 
 local function lines_of(text)
   local list = {}
@@ -80,6 +80,22 @@ describe("protobuf and Google's protobuf", function()
       end
     end
     assert(messages > 500 and refused > 500 and groups > 0, ("%d, %d, %d"):format(messages, refused, groups))
+  end)
+
+  it("agree on how deep messages may be nested", function()
+    local T = support.type_of("test.v3.Everything")
+    local lines, mine = {}, {}
+    for depth = 97, 103 do
+      local bytes = ""
+      for _ = 1, depth do bytes = "\x9a\1" .. ("s4"):pack(bytes):gsub("^....", support.varint(#bytes)) end
+      lines[#lines + 1] = T.name .. " " .. support.to_hex(bytes) .. "\n"
+      mine[#mine + 1] = tostring(pcall(T.decode, T, bytes))
+    end
+    support.write(path .. "/lines", table.concat(lines))
+    local theirs = lines_of(support.python("dump " .. support.quote(path)))
+    for i, want in ipairs(theirs) do assert.equal(tostring(want ~= "-"), mine[i], "depth " .. i + 96) end
+    assert.equal("true", mine[1])
+    assert.equal("false", mine[7])
   end)
 
   it("agree on every request that the official client was seen to send", function()

@@ -66,6 +66,13 @@ function support.from_hex(hex)
   return (hex:gsub("%s", ""):gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
 end
 
+--- A number as a varint.
+function support.varint(n)
+  local bytes = ""
+  while n < 0 or n > 127 do bytes, n = bytes .. string.char(n & 127 | 128), n >> 7 end
+  return bytes .. string.char(n)
+end
+
 -- The 64 bits of a number given as digits, which Array may give for what Lua's integers cannot hold.
 local function bits_of(digits)
   local n = 0
