@@ -11,6 +11,10 @@ extern const ProtobufCServiceDescriptor river__api__v1__river_service__descripto
 /* user values of a library: the codec, and its descriptors by name */
 enum { CODEC = 1, MESSAGES, SERVICES, VALUES = SERVICES };
 
+typedef struct library {
+  bool nameless;   /* there are descriptors without names */
+} library;
+
 /* ---- libraries --------------------------------------------------------------------------------------- */
 
 static void check_library(lua_State *L) { luaL_checkudata(L, 1, LIBRARY); }
@@ -51,6 +55,10 @@ static void add_messages(lua_State *L, const ProtobufCMessageDescriptor *descrip
 
 static void add(void *context, const ProtobufCMessageDescriptor *message, const ProtobufCServiceDescriptor *service) {
   lua_State *L = context;
+  if ((message != NULL ? message->name : service->name) == NULL) {
+    ((library *)lua_touserdata(L, 1))->nameless = true;
+    return;
+  }
   if (message != NULL) {
     add_messages(L, message);
     return;
@@ -59,7 +67,6 @@ static void add(void *context, const ProtobufCMessageDescriptor *message, const 
     add_messages(L, service->methods[i].input);
     add_messages(L, service->methods[i].output);
   }
-  if (service->name == NULL) return;
   lua_getiuservalue(L, 1, SERVICES);
   lua_pushlightuserdata(L, (void *)(uintptr_t)service);
   lua_setfield(L, -2, service->name);
@@ -69,7 +76,8 @@ static void add(void *context, const ProtobufCMessageDescriptor *message, const 
 /* Makes a library, puts it under the argument. */
 static void push_library(lua_State *L) {
   lua_settop(L, 1);
-  lua_newuserdatauv(L, 0, VALUES);
+  library *l = lua_newuserdatauv(L, sizeof *l, VALUES);
+  l->nameless = false;
   luaL_setmetatable(L, LIBRARY);
   lua_insert(L, 1);
   lua_pushvalue(L, lua_upvalueindex(1));
@@ -80,7 +88,7 @@ static void push_library(lua_State *L) {
   }
 }
 
-/* load(path) → library; nil, why */
+/* load(path) → library, whether some of it has no names; nil, why */
 static int load_library(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   push_library(L);
@@ -91,7 +99,8 @@ static int load_library(lua_State *L) {
     return 2;
   }
   lua_pushvalue(L, 1);
-  return 1;
+  lua_pushboolean(L, ((library *)lua_touserdata(L, 1))->nameless);
+  return 2;
 }
 
 /* training() → the library of the messages that are linked in: those that the service's methods lead to */

@@ -1,7 +1,7 @@
 /*
-** Lua tables to protobuf messages and back, by the descriptors that protobuf-c's compiler makes: protobuf_type.c (what is
-** known of a message type), protobuf_encode.c, protobuf_decode.c, lua_protobuf.c (the binding). No C structs of messages
-** are made on the way.
+** Lua tables to protobuf messages and back, by the descriptors that protobuf-c's compiler makes: protobuf_type.c (what
+** is known of a message type), protobuf_encode.c, protobuf_decode.c, lua_protobuf.c (the binding). No C structs of
+** messages are made on the way.
 */
 #ifndef RVL_PROTOBUF_H
 #define RVL_PROTOBUF_H
@@ -60,7 +60,7 @@ typedef enum rvl_protobuf_kind {
 typedef struct rvl_protobuf_field {
   const ProtobufCFieldDescriptor *descriptor;
   const rvl_protobuf_type *message;   /* of messages and maps (their entries) */
-  uint32_t oneof_next;                /* index of the oneof's next member, round and round; its own: alone, or in none */
+  uint32_t oneof_next;                /* index of the oneof's next member, round and round; its own: no others */
   uint8_t kind;                       /* rvl_protobuf_kind */
   uint8_t wire;                       /* rvl_wire of one element */
   uint8_t tag_length;

@@ -36,8 +36,8 @@ typedef struct message {
 /* ---- errors ------------------------------------------------------------------------------------------ */
 
 /* Raises "pkg.Name: byte 17: … (in path)". */
-static _Noreturn void fail(decoder *d, const uint8_t *at, const rvl_protobuf_frame *frame, const char *kind, const char *format,
-                 ...) {
+static _Noreturn void fail(decoder *d, const uint8_t *at, const rvl_protobuf_frame *frame, const char *kind,
+                           const char *format, ...) {
   lua_State *L = d->L;
   luaL_checkstack(L, 20, NULL);
   va_list args;
@@ -49,12 +49,14 @@ static _Noreturn void fail(decoder *d, const uint8_t *at, const rvl_protobuf_fra
     rvl_protobuf_push_path(L, d->root, frame);
     where = lua_pushfstring(L, " (in %s)", lua_tostring(L, -1));
   }
-  rvl_raise(L, kind, NULL, "%s: byte %I: %s%s", d->root->descriptor->name, (LUAI_UACINT)(at - d->start) + 1, what, where);
+  rvl_raise(L, kind, NULL, "%s: byte %I: %s%s", d->root->descriptor->name, (LUAI_UACINT)(at - d->start) + 1, what,
+            where);
   __builtin_unreachable();
 }
 
 static _Noreturn void fail_malformed(decoder *d, const uint8_t *at, const rvl_protobuf_frame *frame, rvl_wire wire) {
-  if (wire == RVL_WIRE_GROUP || wire == RVL_WIRE_GROUP_END) fail(d, at, frame, "protocol", "a group, which is not supported");
+  if (wire == RVL_WIRE_GROUP || wire == RVL_WIRE_GROUP_END)
+    fail(d, at, frame, "protocol", "a group, which is not supported");
   if (wire > RVL_WIRE_32) fail(d, at, frame, "protocol", "malformed: the wire type %d", (int)wire);
   fail(d, at, frame, "protocol", "malformed: a value is cut short");
 }

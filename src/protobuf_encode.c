@@ -110,8 +110,8 @@ static _Noreturn void fail_memory(encoder *e) {
 }
 
 /* Raises "path: …"; from here on the plan is not looked at. */
-static _Noreturn void fail(encoder *e, const rvl_protobuf_frame *frame, const char *kind, const char *hint, const char *format,
-                 ...) {
+static _Noreturn void fail(encoder *e, const rvl_protobuf_frame *frame, const char *kind, const char *hint,
+                           const char *format, ...) {
   lua_State *L = e->L;
   finish(e);
   luaL_checkstack(L, 20, NULL);
@@ -187,7 +187,8 @@ static _Noreturn void fail_field(encoder *e, const rvl_protobuf_type *type, cons
   fail_unnamed(e, frame, name, what);
 }
 
-static _Noreturn void fail_enum(encoder *e, const ProtobufCEnumDescriptor *d, const rvl_protobuf_frame *frame, const char *name) {
+static _Noreturn void fail_enum(encoder *e, const ProtobufCEnumDescriptor *d, const rvl_protobuf_frame *frame,
+                                const char *name) {
   lua_State *L = e->L;
   finish(e);
   luaL_checkstack(L, 20, NULL);
@@ -323,7 +324,8 @@ static uint64_t enum_bits(encoder *e, const rvl_protobuf_field *f, int index, co
     size_t length;
     const char *name = lua_tolstring(L, index, &length);
     const ProtobufCEnumValue *value = NULL;
-    if (d->values_by_name != NULL && strlen(name) == length) value = protobuf_c_enum_descriptor_get_value_by_name(d, name);
+    if (d->values_by_name != NULL && strlen(name) == length)
+      value = protobuf_c_enum_descriptor_get_value_by_name(d, name);
     if (value == NULL) fail_enum(e, d, frame, name);
     return (uint64_t)(int64_t)value->value;
   }
@@ -430,7 +432,7 @@ static bool is_same_in_memory(const rvl_protobuf_field *f, const rvl_array *a) {
 }
 
 static _Noreturn void fail_element(encoder *e, const rvl_protobuf_field *f, const rvl_array *a, size_t i,
-                         const rvl_protobuf_frame *frame) {
+                                   const rvl_protobuf_frame *frame) {
   lua_State *L = e->L;
   if (is_floating(a->dtype)) lua_pushnumber(L, array_number(a, i));
   else lua_pushinteger(L, (lua_Integer)array_integer(a, i));

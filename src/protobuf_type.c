@@ -391,7 +391,8 @@ void rvl_protobuf_push_path(lua_State *L, const rvl_protobuf_type *root, const r
   luaL_buffinit(L, &b);
   for (size_t i = 0; i < steps && i < HEAD; i++) add_step(L, &b, head[i], i == 0);
   if (steps > HEAD + TAIL) luaL_addstring(&b, ".…");
-  for (size_t i = steps > HEAD + TAIL ? steps - TAIL : HEAD; i < steps; i++) add_step(L, &b, tail[steps - 1 - i], false);
+  for (size_t i = steps > HEAD + TAIL ? steps - TAIL : HEAD; i < steps; i++)
+    add_step(L, &b, tail[steps - 1 - i], false);
   luaL_pushresult(&b);
 }
 

@@ -102,12 +102,14 @@ function Schema:__tostring() return ("riverlua.protobuf.Schema(%s)"):format(self
 
 errors.want_colon(Schema, "schema")
 
+local HOW_TO_BUILD = "protoc-c --c_out=. x.proto; cc -shared -fPIC -o libx.so x.pb-c.c -lprotobuf-c"
+
 local function hint_of(path, why)
   if why:find("undefined symbol: protobuf_c", 1, true) then return "link the shared object with -lprotobuf-c" end
   if why:find("libprotobuf%-c") then return "install the package libprotobuf-c1" end
-  if not path:find("/", 1, true) then return "a name without a slash is looked for where the system has its libraries" end
+  if not path:find("/", 1, true) then return "a name without a slash is looked for among the system's libraries" end
   if why:find("invalid ELF header", 1, true) or why:find("file too short", 1, true) then
-    return "it must be a shared object: cc -shared -fPIC -o libx.so x.pb-c.c -lprotobuf-c"
+    return "it must be a shared object: " .. HOW_TO_BUILD
   end
 end
 
@@ -115,7 +117,7 @@ end
 --- any library, so it must come from where you trust. It stays loaded for the life of the process.
 ---@param path string as for dlopen: with a slash, or a library of the system
 ---@return riverlua.protobuf.Schema
----Raises kind="argument" when it cannot be loaded or is no output of protoc-c.
+---Raises kind="argument" when it cannot be loaded or is not made of protoc-c's output.
 function protobuf.load(path)
   errors.expect("protobuf.load", "path", path, "string")
   local library, why = core.load(path)
@@ -124,9 +126,10 @@ function protobuf.load(path)
   end
   local schema = new_schema(library, path)
   if #schema:messages() == 0 and #schema:services() == 0 then
-    errors.raise{kind = "argument", message = ("protobuf.load: '%s' has no messages of protobuf-c in it"):format(path),
-      hint = "compile what protoc-c writes: protoc-c --c_out=. x.proto; cc -shared -fPIC -o libx.so x.pb-c.c "
-        .. "-lprotobuf-c (and do not hide its symbols)"}
+    errors.raise{kind = "argument",
+      message = ("protobuf.load: '%s' has no messages of protobuf-c in it%s"):format(path, why and " that have names" or ""),
+      hint = why and "compile the .proto without 'option optimize_for = CODE_SIZE'"
+        or "compile what protoc-c writes, and do not hide its symbols: " .. HOW_TO_BUILD}
   end
   return schema
 end
@@ -210,8 +213,8 @@ function to_value(value, where, depth)
   return {struct_value = to_fields(value, where, depth + 1)}
 end
 
---- The message of the shape of google.protobuf.Struct for a table of names to texts, numbers, booleans, lists, tables and
---- `riverlua.json.null`. An empty table inside it is a Struct unless it is tagged by `riverlua.json.array`.
+--- The message of the shape of google.protobuf.Struct for a table of names to texts, numbers, booleans, lists, tables
+--- and `riverlua.json.null`. An empty table inside it is a Struct unless it is tagged by `riverlua.json.array`.
 ---@param value table|nil
 ---@return table|nil
 ---Raises kind="argument" for what has no place in a Struct.

@@ -1,4 +1,4 @@
---- Bytes that are no messages, or are made to cost much: an error, or a message, and no more memory than there is reason.
+--- Bytes that are no messages, or are made to cost much: an error or a message, and no more memory than they are worth.
 
 local support = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "support.lua")
 local errors = require "riverlua.errors"
@@ -6,10 +6,11 @@ local errors = require "riverlua.errors"
 local function sample(depth)
   local point = {x = 1, y = -2, more = {1, 2, 300}}
   return {
-    text = "h\u{e9}llo", data = "\0\1\255", i32 = -5, i64 = math.mininteger, u32 = 7, u64 = "18446744073709551615", s32 = -1,
-    s64 = -2, f32 = 1, f64 = 2, sf32 = 3, sf64 = -4, single = 1.5, number = -0.1, flag = true, colour = "COLOUR_BELOW",
+    text = "h\u{e9}llo", data = "\0\1\255", i32 = -5, i64 = math.mininteger, u32 = 7, u64 = "18446744073709551615",
+    s32 = -1, s64 = -2, f32 = 1, f64 = 2, sf32 = 3, sf64 = -4, single = 1.5, number = -0.1, flag = true, colour = "COLOUR_BELOW",
     point = point, self = depth > 0 and sample(depth - 1) or nil, texts = {"a", "", "\u{10ffff}"}, datas = {"\255"},
-    i32s = {1, -1, 300}, s64s = {-1, 5}, f32s = {1, 2}, numbers = {0.5}, flags = {true, false}, colours = {"COLOUR_FAR", 5},
+    i32s = {1, -1, 300}, s64s = {-1, 5}, f32s = {1, 2}, numbers = {0.5}, flags = {true, false},
+    colours = {"COLOUR_FAR", 5},
     points = {point, {}}, loose_i32s = {1, 2}, loose_colours = {"COLOUR_RED", 9}, choice_point = point, maybe_i32 = 0,
     text_of_text = {a = "b", [""] = ""}, point_of_s32 = {[-1] = point}, text_of_flag = {[true] = "x"}, far = 1,
   }
@@ -65,7 +66,8 @@ describe("hostile bytes", function()
   end)
 
   it("that promise more than comes cost nothing", function()
-    for _, digits in ipairs{"0affffffff07", "7affffffffffffffffff01", "8a02ffffffff0701", "9a01ffffffff07", "aa06ffffffff07"} do
+    for _, digits in ipairs{"0affffffff07", "7affffffffffffffffff01", "8a02ffffffff0701", "9a01ffffffff07",
+      "aa06ffffffff07"} do
       local bytes = support.from_hex(digits)
       assert.is_false(try(V3, bytes))
       assert(kilobytes_of(V3.decode, V3, bytes) < 16)

@@ -237,7 +237,8 @@ describe("riverlua.protobuf", function()
 
     it("have no holes and no other keys", function()
       assert.equal("texts: a list is wanted, got a string", refusal(V3, {texts = "a"}))
-      assert.equal("texts: a list without holes is wanted, got a table with the key 'a'", refusal(V3, {texts = {a = "b"}}))
+      assert.equal("texts: a list without holes is wanted, got a table with the key 'a'",
+        refusal(V3, {texts = {a = "b"}}))
       assert.equal("texts: a list without holes is wanted, got a table with the key 'n'",
         refusal(V3, {texts = table.pack("x")}))
       assert.matches("^points: a list without holes is wanted", refusal(V3, {points = {[2] = {}}}))
@@ -409,7 +410,8 @@ describe("riverlua.protobuf", function()
     setup(function() Struct = protobuf.training:message("river.api.v1.Struct") end)
 
     it("go into a Struct and come out of it", function()
-      local value = {text = "a", number = 1.5, yes = true, no = false, list = {1.0, "x", {deep = {}}}, inner = {a = {b = "c"}}}
+      local value = {text = "a", number = 1.5, yes = true, no = false, list = {1.0, "x", {deep = {}}},
+        inner = {a = {b = "c"}}}
       local back = protobuf.struct_to_table(Struct:decode(Struct:encode(protobuf.table_to_struct(value))))
       assert.equal(json.encode(value, {sort = true}), json.encode(back, {sort = true}))
     end)

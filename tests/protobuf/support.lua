@@ -34,7 +34,8 @@ end
 function support.compile(names, from, to, flags)
   local sources = {}
   for i, name in ipairs(names) do sources[i] = quote(to .. "/" .. name:gsub("%.proto$", ".pb-c.c")) end
-  support.run(("cd %s && protoc-c --proto_path=. --c_out=%s %s"):format(quote(from), quote(to), table.concat(names, " ")))
+  support.run(("cd %s && protoc-c --proto_path=. --c_out=%s %s"):format(quote(from), quote(to),
+    table.concat(names, " ")))
   local path = to .. "/lib" .. names[1]:gsub("%.proto$", "") .. ".so"
   support.run(("%s -shared -fPIC -w %s -o %s %s -lprotobuf-c"):format(os.getenv("CC") or "cc", flags or "", quote(path),
     table.concat(sources, " ")))
