@@ -113,8 +113,8 @@ local function hint_of(path, why)
   end
 end
 
---- Loads a shared object made of what protoc-c wrote for .proto files (see docs/protobuf.md). Its code is run as that of
---- any library, so it must come from where you trust. It stays loaded for the life of the process.
+--- Loads a shared object made of what protoc-c wrote for .proto files (see docs/protobuf.md). Its code is run as that
+--- of any library, so it must come from where you trust. It stays loaded for the life of the process.
 ---@param path string as for dlopen: with a slash, or a library of the system
 ---@return riverlua.protobuf.Schema
 ---Raises kind="argument" when it cannot be loaded or is not made of protoc-c's output.
@@ -127,7 +127,7 @@ function protobuf.load(path)
   local schema = new_schema(library, path)
   if #schema:messages() == 0 and #schema:services() == 0 then
     errors.raise{kind = "argument",
-      message = ("protobuf.load: '%s' has no messages of protobuf-c in it%s"):format(path, why and " that have names" or ""),
+      message = ("protobuf.load: '%s' has no messages of protobuf-c %s"):format(path, why and "with names" or "in it"),
       hint = why and "compile the .proto without 'option optimize_for = CODE_SIZE'"
         or "compile what protoc-c writes, and do not hide its symbols: " .. HOW_TO_BUILD}
   end

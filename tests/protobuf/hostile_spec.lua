@@ -7,7 +7,8 @@ local function sample(depth)
   local point = {x = 1, y = -2, more = {1, 2, 300}}
   return {
     text = "h\u{e9}llo", data = "\0\1\255", i32 = -5, i64 = math.mininteger, u32 = 7, u64 = "18446744073709551615",
-    s32 = -1, s64 = -2, f32 = 1, f64 = 2, sf32 = 3, sf64 = -4, single = 1.5, number = -0.1, flag = true, colour = "COLOUR_BELOW",
+    s32 = -1, s64 = -2, f32 = 1, f64 = 2, sf32 = 3, sf64 = -4, single = 1.5, number = -0.1, flag = true,
+    colour = "COLOUR_BELOW",
     point = point, self = depth > 0 and sample(depth - 1) or nil, texts = {"a", "", "\u{10ffff}"}, datas = {"\255"},
     i32s = {1, -1, 300}, s64s = {-1, 5}, f32s = {1, 2}, numbers = {0.5}, flags = {true, false},
     colours = {"COLOUR_FAR", 5},
