@@ -12,8 +12,8 @@
 #define METHOD "/river.api.v1.RiverService/SessionHeartbeat"
 /* Of address space; what is not touched costs nothing. */
 #define STACK_SIZE (512u * 1024u)
-/* Some 2000 observations of capacity; unpacked they may need thirty times as much. */
-#define REPLY_AT_MOST (256u * 1024u)
+/* Some 500 observations of capacity; as tables they may need two hundred times as much. */
+#define REPLY_AT_MOST (64u * 1024u)
 /* Before another attempt at what there was no memory for. */
 #define STARVED_NS 10000000L
 

@@ -5,6 +5,7 @@ local here = debug.getinfo(1, "S").source:match("^@(.*/)")
 local servers = dofile(here .. "../support/servers.lua")
 local errors = require "riverlua.errors"
 local heartbeat = require "training.heartbeat"
+local json = require "riverlua.json"
 local lfs = require "lfs"
 
 local KEY = "river-secret-key-0123456789"
@@ -355,6 +356,91 @@ describe("a heartbeat", function()
       assert.equal(count, threads())
       assert.equal(files, servers.open_files())
     end)
+  end)
+
+  describe("carries the capacity of runs", function()
+    local function set_capacity(...) server:control("/capacity", {list = json.encode{...}}) end
+
+    -- A reply to a request that was sent from now on is there to be taken.
+    local function await_reply()
+      local calls = server:control("/stats").calls
+      await{calls = calls + 3}
+    end
+
+    it("as the last reply told it", function()
+      local beat <close> = start()
+      await{calls = 2}
+      assert.same({}, beat:capacity())
+      set_capacity({training_run_id = "r1", workload = "training", state = "at_limit", capacity_wait = true, age = 3},
+        {training_run_id = "r1", workload = "inference", state = "ready", age = 40},
+        {training_run_id = "r1", workload = "coffee", state = "ready", age = 0})
+      await_reply()
+      local list = beat:capacity()
+      assert.equal(2, #list)
+      assert.equal("inference", list[1].workload)
+      assert.equal("unavailable", list[1].state)
+      assert.equal("at_limit", list[2].state)
+      assert.is_true(list[2].capacity_wait)
+      assert.equal("number", type(list[2].observed_at))
+      set_capacity()
+      await_reply()
+      assert.same({}, beat:capacity())
+    end)
+
+    it("and keeps what it knows when replies fail, or the beat is stopped", function()
+      set_capacity{training_run_id = "r1", workload = "training", state = "ready", age = 0}
+      local beat <close> = start()
+      await{calls = 2}
+      assert.equal("ready", beat:capacity()[1].state)
+      plan("reject")
+      await_reply()
+      assert.equal("ready", beat:capacity()[1].state)
+      beat:stop()
+      assert.equal("ready", beat:capacity()[1].state)
+    end)
+
+    it("unless they cannot be read, which loses no session", function()
+      plan("raw:080112040a02ff61")   -- a run's id that is not UTF-8
+      local beat <close> = start{rejected = 0, hints = true}
+      await{calls = 3}
+      beat:check()
+      assert.same({}, beat:capacity())
+      assert.equal(0, beat:status().failures)
+    end)
+
+    it("and gives hints when it is checked", function()
+      set_capacity{training_run_id = "r1", workload = "training", state = "waiting", age = 0}
+      local beat <close> = start{hints = true}
+      local ahead, lines = 0, {}
+      local clock = beat.monitor.clock
+      beat.monitor.clock = function() return clock() + ahead end
+      beat.monitor.write = function(line) lines[#lines + 1] = line end
+      await{calls = 2}
+      beat:check()
+      assert.same({}, lines)
+      ahead = 6
+      await_reply()
+      beat:check()
+      assert.equal(1, #lines)
+      assert.matches("r1, Training: requests wait", lines[1], 1, true)
+    end)
+  end)
+
+  it("leaves the connection of other calls alone", function()
+    local grpc = require "riverlua.grpc"
+    local channel <close> = grpc.Channel{target = "http://127.0.0.1:" .. server.info.port, proxy = false}
+    local beat <close> = start()
+    await{calls = 2}
+    channel:unary("/river.api.v1.RiverService/SessionHeartbeat", "\10\4main")
+    await{calls = 6}
+    local peers = {}
+    for _, call in ipairs(server:control("/log")) do
+      peers[call.session_id] = peers[call.session_id] or call.peer
+      assert.equal(peers[call.session_id], call.peer)
+    end
+    assert.not_nil(peers.main)
+    assert.not_equal(peers.main, peers["s-1"])
+    assert.equal(0, beat:status().failures)
   end)
 
   it("leaves signals to the thread of the script", function()
