@@ -78,8 +78,6 @@ $(BUILD)/training.pb-c.c: src/training.proto | $(BUILD)/obj
 	@echo "  PROTO $<"
 	$(Q)protoc-c --proto_path=src --c_out=$(BUILD) $<
 
-$(BUILD)/obj/heartbeat.o $(BUILD)/pic/heartbeat.o: $(BUILD)/training.pb-c.c
-
 $(BUILD)/obj/training.pb-c.o: $(BUILD)/training.pb-c.c
 	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -c -o $@ $<
 

@@ -1,6 +1,6 @@
 #include "heartbeat.h"
 
-#include "training.pb-c.h"
+#include "protobuf_wire.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -10,9 +10,12 @@
 #include <time.h>
 
 #define METHOD "/river.api.v1.RiverService/SessionHeartbeat"
+/* Fields of SessionHeartbeatRequest and SessionHeartbeatResponse. */
+#define SESSION_ID 1u
+#define SUCCESS 1u
 /* Of address space; what is not touched costs nothing. */
 #define STACK_SIZE (512u * 1024u)
-/* Some 500 observations of capacity; as tables they may need two hundred times as much. */
+/* Some 500 observations of capacity; bad ones would need two hundred times as much as tables of Lua. */
 #define REPLY_AT_MOST (64u * 1024u)
 /* Before another attempt at what there was no memory for. */
 #define STARVED_NS 10000000L
@@ -61,13 +64,30 @@ static outcome failed(int status, const char *text) {
   return (outcome){.status = status, .transport = transport, .text = text, .length = strlen(text)};
 }
 
+bool rvl_heartbeat_read_success(const char *data, size_t length, bool *success) {
+  const uint8_t *start = (const uint8_t *)data;
+  rvl_wire_reader r = {start, start + length};
+  *success = false;
+  while (rvl_wire_left(&r) > 0) {
+    uint32_t number;
+    rvl_wire wire;
+    uint64_t value;
+    if (!rvl_read_tag(&r, &number, &wire)) return false;
+    if (number != SUCCESS || wire != RVL_WIRE_VARINT) {
+      if (!rvl_skip_value(&r, wire)) return false;
+    } else {
+      if (!rvl_read_varint(&r, &value)) return false;
+      *success = value != 0;
+    }
+  }
+  return true;
+}
+
 static outcome judge_message(const rvl_grpc_message *message) {
   if (message == NULL) return failed(RVL_GRPC_INTERNAL, "the answer has no message");
-  River__Api__V1__SessionHeartbeatResponse *reply = river__api__v1__session_heartbeat_response__unpack(
-      NULL, message->length, (const uint8_t *)message->data);
-  if (reply == NULL) return failed(RVL_GRPC_INTERNAL, "the answer cannot be read");
-  bool success = reply->success;
-  river__api__v1__session_heartbeat_response__free_unpacked(reply, NULL);
+  bool success;
+  if (!rvl_heartbeat_read_success(message->data, message->length, &success))
+    return failed(RVL_GRPC_INTERNAL, "the answer cannot be read");
   if (success) return (outcome){.good = true};
   outcome o = failed(RVL_GRPC_OK, "the service says that it does not have the session");
   o.refused = true;
@@ -248,12 +268,15 @@ static bool keep_texts(rvl_heartbeat *h) {
 }
 
 static bool make_request(rvl_heartbeat *h) {
-  River__Api__V1__SessionHeartbeatRequest message = RIVER__API__V1__SESSION_HEARTBEAT_REQUEST__INIT;
-  message.session_id = h->texts.data + (h->options.session_id - h->texts.data);
-  size_t length = river__api__v1__session_heartbeat_request__get_packed_size(&message);
-  if (!rvl_bytes_reserve(&h->request, length > 0 ? length : 1)) return false;
-  h->request.length = river__api__v1__session_heartbeat_request__pack(&message, (uint8_t *)h->request.data);
-  return true;
+  const char *id = h->options.session_id;
+  size_t length = strlen(id);
+  if (!rvl_bytes_reserve(&h->request, 1 + RVL_VARINT_MAX + length)) return false;
+  if (length == 0) return true;   /* what is empty is left out */
+  uint8_t *start = (uint8_t *)h->request.data;
+  uint8_t *out = rvl_put_varint(start, SESSION_ID << 3 | RVL_WIRE_BYTES);
+  out = rvl_put_varint(out, length);
+  h->request.length = (size_t)(out - start);
+  return rvl_bytes_append(&h->request, id, length);
 }
 
 static void destroy(rvl_heartbeat *h) {

@@ -57,4 +57,9 @@ bool rvl_heartbeat_is_forked(const rvl_heartbeat *heartbeat);
 /* Ends the thread, whatever it is doing, and frees everything. Does not wait for the network. */
 void rvl_heartbeat_stop(rvl_heartbeat *heartbeat);
 
+/*
+** The field `success` of a SessionHeartbeatResponse; false: that is no message. What else is in it is only skipped.
+*/
+bool rvl_heartbeat_read_success(const char *data, size_t length, bool *success);
+
 #endif

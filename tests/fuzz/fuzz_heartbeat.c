@@ -1,44 +1,41 @@
 /*
- * Fuzz target: the answers to heartbeats (src/heartbeat.c reads them with protobuf-c, lua/training/capacity.lua with
- * riverlua.protobuf).
+ * Fuzz target: the answers to heartbeats (src/heartbeat.c looks for `success`, lua/training/capacity.lua takes what
+ * riverlua.protobuf reads).
  *
  * What Lua can read the thread can read too, and both see the same success. Whatever the observations, the list that
  * comes of them has states and workloads that the client knows, and a hint is one printable line.
- * Run from the top folder: the modules are read from lua/.
  */
 #include "fuzz_lua.h"
 
-#include "training.pb-c.h"
+#include "heartbeat.h"
 
-int rvl_open_protobuf(lua_State *L);
+void rvl_open_searcher(lua_State *L);
 
 /* read(bytes) → success as the heartbeat's thread sees it; nil: it cannot be read */
 static int read_success(lua_State *L) {
   size_t length;
   const char *bytes = luaL_checklstring(L, 1, &length);
-  River__Api__V1__SessionHeartbeatResponse *reply =
-      river__api__v1__session_heartbeat_response__unpack(NULL, length, (const uint8_t *)bytes);
-  if (reply == NULL) {
-    lua_pushnil(L);
-    return 1;
-  }
-  lua_pushboolean(L, reply->success);
-  river__api__v1__session_heartbeat_response__free_unpacked(reply, NULL);
+  bool success;
+  if (rvl_heartbeat_read_success(bytes, length, &success)) lua_pushboolean(L, success);
+  else lua_pushnil(L);
   return 1;
 }
 
+/* Also lets the chunk require all of riverlua. */
 static int open_reader(lua_State *L) {
+  rvl_open_searcher(L);
   lua_pushcfunction(L, read_success);
   return 1;
 }
 
 static const char check_source[] =
-    "local capacity = require 'training.capacity'\n"
     "local read = require 'fuzz.read'\n"
+    "local capacity = require 'training.capacity'\n"
     "local reply = require('riverlua.protobuf').training:message('river.api.v1.SessionHeartbeatResponse')\n"
     "local STATES = {ready = 1, scaling_up = 1, preparing = 1, waiting = 1, at_limit = 1, unavailable = 1}\n"
     "local WORKLOADS = {training = 1, inference = 1}\n"
-    "local texts = {'ready', 'waiting', 'at_limit', 'preparing', 'scaling_up', 'odd', 'training', 'inference', 'run\\27'}\n"
+    "local texts = {'ready', 'waiting', 'at_limit', 'preparing', 'scaling_up', 'odd', 'training', 'inference',\n"
+    "  'run\\27'}\n"
     "local now = 0\n"
     "local monitor = capacity.new{hints = true, clock = function() return now end,\n"
     "  wall = function() return 1000 + now end,\n"
@@ -70,11 +67,12 @@ static const char check_source[] =
     "      state = texts[state % #texts + 1], capacity_wait = wait % 2 == 1,\n"
     "      observed_at = age < 200 and {seconds = 1000 + math.floor(now) - age + 8, nanos = nanos} or nil}\n"
     "  end\n"
-    "  take(reply:encode{success = #input % 2 == 1, capacity_status = list})\n"
+    "  local bytes = reply:encode{success = #input % 2 == 1, capacity_status = list}\n"
+    "  assert(read(bytes) == (#input % 2 == 1), 'the thread cannot read it')\n"
+    "  take(bytes)\n"
     "end\n";
 
-static const luaL_Reg modules[] = {
-    {"riverlua.core.protobuf", rvl_open_protobuf}, {"fuzz.read", open_reader}, {NULL, NULL}};
+static const luaL_Reg modules[] = {{"fuzz.read", open_reader}, {NULL, NULL}};
 
 static const fuzz_lua target = {
     .name = "fuzz_heartbeat", .source = check_source, .memory = (size_t)64 << 20, .modules = modules};

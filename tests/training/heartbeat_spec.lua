@@ -249,7 +249,7 @@ describe("a heartbeat", function()
 
   describe("is not impressed by", function()
     for action, code in pairs{garbage = "INTERNAL", huge = "RESOURCE_EXHAUSTED",
-      ["raw:0a"] = "INTERNAL", ["raw:0801120508ffffffff"] = "INTERNAL", ["raw:080112ffffffff7f"] = "INTERNAL"} do
+      ["raw:0a"] = "INTERNAL", ["raw:080112ffffffff7f"] = "INTERNAL", ["raw:0801000a"] = "INTERNAL"} do
       it(("the answer '%s'"):format(action), function()
         plan(action)
         local beat <close> = start{silence = 1e6, rejected = 0}
@@ -400,12 +400,16 @@ describe("a heartbeat", function()
     end)
 
     it("unless they cannot be read, which loses no session", function()
-      plan("raw:080112040a02ff61")   -- a run's id that is not UTF-8
-      local beat <close> = start{rejected = 0, hints = true}
-      await{calls = 3}
-      beat:check()
-      assert.same({}, beat:capacity())
-      assert.equal(0, beat:status().failures)
+      -- a run's id that is not UTF-8; one that is longer than the observation; a message of nothing but observations
+      for _, bytes in ipairs{"080112040a02ff61", "080112020a05", "0801" .. ("1200"):rep(20000)} do
+        server:control("/reset")
+        plan("raw:" .. bytes)
+        local beat <close> = start{rejected = 0, hints = true}
+        await{calls = 3}
+        beat:check()
+        assert.same({}, beat:capacity())
+        assert.equal(0, beat:status().failures)
+      end
     end)
 
     it("and gives hints when it is checked", function()
