@@ -9,6 +9,7 @@ What is done with the next calls is queued, what is done when the queue is empty
   hold         no answer until /release, or the client gives up   garbage     bytes that are no message
   empty        an empty message (so success=false)                huge        a reply of 3 MiB
   raw:HEX      these bytes as the message                         CODE        fails with that status; CODE:text in details
+  crowd        success, and 20000 observations without anything in them
   echo         fails with UNAUTHENTICATED, the caller's x-api-key in its details
   close        closes all connections in the middle of the call
 
@@ -134,6 +135,8 @@ class Service(grpc.GenericRpcHandler):
             return b""
         elif action == "huge":
             return b"\x08\x01" + b"\x7a\x80\x80\xc0\x01" + b"x" * (3 << 20)     # an unknown field of 3 MiB
+        elif action == "crowd":
+            return b"\x08\x01" + b"\x12\x00" * 20000
         elif action.startswith("raw:"):
             return bytes.fromhex(action[4:])
         elif action == "echo":
