@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 64, DEEPEST = 8 };
+/* So many elements are worked on at a time; and so many where no more stack may be used than every C function has. */
+enum { BATCH = 64, SMALL_BATCH = 8, DEEPEST = 8 };
 
 /* What is still a float32 when it has been rounded lies below this. */
 static const double FLOAT32_LIMIT = 3.4028235677973366e38;
@@ -89,10 +90,12 @@ static size_t get_integers(const rvl_array *a, size_t first, size_t count, int64
     case RVL_UINT16: WIDEN(uint16_t, int64_t); break;
     case RVL_UINT32: WIDEN(uint32_t, int64_t); break;
     case RVL_FLOAT32:
-      for (size_t i = 0; i < count; i++) if (!to_integer((double)((const float *)a->data)[first + i], &out[i])) return i;
+      for (size_t i = 0; i < count; i++)
+        if (!to_integer((double)((const float *)a->data)[first + i], &out[i])) return i;
       break;
     case RVL_FLOAT64:
-      for (size_t i = 0; i < count; i++) if (!to_integer(((const double *)a->data)[first + i], &out[i])) return i;
+      for (size_t i = 0; i < count; i++)
+        if (!to_integer(((const double *)a->data)[first + i], &out[i])) return i;
       break;
     case RVL_UINT64:
       for (size_t i = 0; i < count; i++) {
@@ -153,7 +156,8 @@ static bool is_copy(const rvl_array *a, size_t first, size_t count, rvl_dtype dt
   if (dtype == RVL_INT64) return !(rules & RVL_READ_NATURAL) || !has_negatives((const int64_t *)a->data + first, count);
   if (dtype == RVL_FLOAT32 && !(rules & RVL_READ_NATURAL))
     return !(rules & RVL_READ_FINITE) || !has_special_floats((const float *)a->data + first, count);
-  return rvl_dtype_is_float(dtype) ? rules == 0 : !(rules & RVL_READ_NATURAL);
+  unsigned looks = rvl_dtype_is_float(dtype) ? RVL_READ_FINITE | RVL_READ_NATURAL : RVL_READ_NATURAL;
+  return !(rules & looks);
 }
 
 size_t rvl_array_convert(const rvl_array *a, size_t first, size_t count, rvl_dtype dtype, unsigned rules, void *out) {
@@ -212,17 +216,16 @@ static bool push_batch(lua_State *L, int index, size_t from, size_t batch) {
   return numbers;
 }
 
-static size_t integers_of_batch(lua_State *L, int base, size_t batch, bool numbers, rvl_dtype dtype, unsigned rules,
-                                void *out) {
+static size_t put_batch_of_integers(lua_State *L, int base, size_t batch, bool numbers, rvl_dtype dtype,
+                                    unsigned rules, void *out) {
   int64_t values[BATCH];
   size_t got = 0;
   bool huge = false;
   for (; got < batch; got++) {
     int index = base + (int)got, is_integer = 0;
     if (numbers || lua_type(L, index) == LUA_TNUMBER) {
-      lua_Integer value = lua_tointegerx(L, index, &is_integer);
-      values[got] = value;
-      if (!is_integer || (dtype == RVL_UINT64 && value < 0)) break;
+      values[got] = lua_tointegerx(L, index, &is_integer);
+      if (!is_integer || (dtype == RVL_UINT64 && values[got] < 0)) break;
     } else if (!get_other(L, index, dtype, rules, &values[got])) {
       break;
     } else {
@@ -234,20 +237,16 @@ static size_t integers_of_batch(lua_State *L, int base, size_t batch, bool numbe
   return bad != 0 ? bad : got < batch ? got + 1 : 0;
 }
 
-static size_t floats_of_batch(lua_State *L, int base, size_t batch, bool numbers, rvl_dtype dtype, unsigned rules,
-                              void *out) {
+static size_t put_batch_of_floats(lua_State *L, int base, size_t batch, bool numbers, rvl_dtype dtype,
+                                  unsigned rules, void *out) {
   double values[BATCH];
   size_t got = 0;
   for (; got < batch; got++) {
     int index = base + (int)got;
     int64_t other;
-    if (numbers || lua_type(L, index) == LUA_TNUMBER) {
-      values[got] = lua_tonumberx(L, index, NULL);
-    } else if (get_other(L, index, dtype, rules, &other)) {
-      values[got] = (double)other;
-    } else {
-      break;
-    }
+    if (numbers || lua_type(L, index) == LUA_TNUMBER) values[got] = lua_tonumberx(L, index, NULL);
+    else if (get_other(L, index, dtype, rules, &other)) values[got] = (double)other;
+    else break;
   }
   size_t bad = put_floats(values, got, dtype, rules, out);
   return bad != 0 ? bad : got < batch ? got + 1 : 0;
@@ -257,18 +256,17 @@ size_t rvl_array_read(lua_State *L, int index, size_t count, rvl_dtype dtype, un
   const rvl_array *a = rvl_array_test(L, index);
   if (a != NULL) return rvl_array_convert(a, 0, count, dtype, rules, out);
   index = lua_absindex(L, index);
-  luaL_checkstack(L, BATCH + 8, NULL);
+  size_t most = rules & RVL_READ_SMALL_STACK ? SMALL_BATCH : BATCH, size = rvl_dtype_size(dtype), bad = 0;
+  luaL_checkstack(L, (int)most, NULL);
   int top = lua_gettop(L);
-  size_t size = rvl_dtype_size(dtype), bad = 0;
-  for (size_t done = 0; done < count && bad == 0;) {
-    size_t batch = count - done < BATCH ? count - done : BATCH;
-    void *to = (char *)out + done * size;
+  for (size_t done = 0; done < count && bad == 0; done += most) {
+    size_t batch = count - done < most ? count - done : most;
+    char *to = (char *)out + done * size;
     bool numbers = push_batch(L, index, done + 1, batch);
-    if (rvl_dtype_is_float(dtype)) bad = floats_of_batch(L, top + 1, batch, numbers, dtype, rules, to);
-    else bad = integers_of_batch(L, top + 1, batch, numbers, dtype, rules, to);
+    if (rvl_dtype_is_float(dtype)) bad = put_batch_of_floats(L, top + 1, batch, numbers, dtype, rules, to);
+    else bad = put_batch_of_integers(L, top + 1, batch, numbers, dtype, rules, to);
     if (bad != 0) bad += done;
     lua_settop(L, top);
-    done += batch;
   }
   return bad;
 }
@@ -316,8 +314,7 @@ void rvl_array_push_complaint(lua_State *L, int index, size_t position, rvl_dtyp
 
 /* ---- lists of lists ----------------------------------------------------------------------------------- */
 
-/* Whether a list that is no plain table is at the index. */
-static bool has_list_metamethods(lua_State *L, int index) {
+bool rvl_array_has_metamethods(lua_State *L, int index) {
   if (!lua_getmetatable(L, index)) return false;
   bool has = false;
   static const char *const names[] = {"__index", "__len"};
@@ -333,7 +330,7 @@ static bool has_list_metamethods(lua_State *L, int index) {
 static void flatten(lua_State *L, int index, int depth) {
   if (!lua_istable(L, index)) return;
   luaL_checkstack(L, 8, NULL);
-  if (has_list_metamethods(L, index)) {
+  if (rvl_array_has_metamethods(L, index)) {
     lua_Integer count = luaL_len(L, index);
     lua_createtable(L, count > 0 && count < 1 << 20 ? (int)count : 0, 0);
     for (lua_Integer i = 1; i <= count; i++) {

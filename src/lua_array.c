@@ -225,40 +225,106 @@ static rvl_dtype common_dtype(lua_State *L, rvl_dtype a, rvl_dtype b) {
   return RVL_INT64;
 }
 
-/* An operand of `..` becomes an array of that type; an empty table has no shape of its own. */
+/*
+** Lua up to 5.4.4 keeps a pointer into its stack while it calls __concat, and uses it afterwards. So the stack must not
+** move in here: no more of it than every C function has (LUA_MINSTACK), no metamethods of tables, and no step of the
+** collector, which shrinks stacks and runs finalizers.
+*/
+#define STACK_MUST_STAY (LUA_VERSION_RELEASE_NUM <= 50404)
+
+/* Stops the collector; the caller starts it again if it ran. Not before there is memory for what comes. */
+static bool stop_collector(lua_State *L, size_t bytes) {
+  if (!STACK_MUST_STAY || !lua_gc(L, LUA_GCISRUNNING)) return false;
+  void *context;
+  lua_Alloc allocate = lua_getallocf(L, &context);
+  void *probe = allocate(context, NULL, LUA_TUSERDATA, bytes + 1024);
+  if (probe == NULL) luaL_error(L, "not enough memory");
+  allocate(context, probe, bytes + 1024, 0);
+  lua_gc(L, LUA_GCSTOP);
+  return true;
+}
+
+static void start_collector(lua_State *L, bool stopped) {
+  if (stopped) lua_gc(L, LUA_GCRESTART);
+}
+
+/* Whether the table at the index is a plain list of numbers, or of lists of them, as `..` takes it. */
+static bool is_plain(lua_State *L, int index) {
+  bool plain = !rvl_array_has_metamethods(L, index);
+  if (lua_rawgeti(L, index, 1) == LUA_TTABLE) {
+    plain = plain && !rvl_array_has_metamethods(L, lua_gettop(L)) && lua_rawgeti(L, -1, 1) != LUA_TTABLE;
+  }
+  lua_settop(L, 2);
+  return plain;
+}
+
+static void check_operand(lua_State *L, int index) {
+  if (rvl_array_test(L, index) != NULL) return;
+  if (!lua_istable(L, index))
+    rvl_raise(L, "argument", "{value} .. array puts a value in front", "an array can be joined with arrays and tables, "
+              "not with a %s", luaL_typename(L, index));
+  if (!is_plain(L, index))
+    rvl_raise(L, "argument", "make an array of it first",
+              "an array can be joined with plain lists, not with an object");
+}
+
+/* An operand becomes an array of that type; an empty table has no shape of its own. NULL: a complaint is on top. */
 static rvl_array *operand(lua_State *L, int index, rvl_dtype dtype) {
   rvl_array *a = rvl_array_test(L, index);
   if (a != NULL && a->dtype == dtype) return a;
-  if (a == NULL && !lua_istable(L, index))
-    rvl_raise(L, "argument", "{value} .. array puts a value in front", "an array can be joined with arrays and tables, "
-              "not with a %s", luaL_typename(L, index));
-  if (!rvl_array_from(L, index, dtype, 0))
-    rvl_raise(L, "argument", "riverlua.array.float32(a) and its like make an array of another type",
-              "an array of %s is joined with a list where %s", dtypes[dtype].name, lua_tostring(L, -1));
+  if (!rvl_array_from(L, index, dtype, RVL_READ_SMALL_STACK)) return NULL;
   lua_replace(L, index);
   return rvl_array_test(L, index);
 }
 
-static int array_concat(lua_State *L) {
-  const rvl_array *a = rvl_array_test(L, 1), *b = rvl_array_test(L, 2);
-  rvl_dtype dtype = a != NULL && b != NULL ? common_dtype(L, a->dtype, b->dtype) : a != NULL ? a->dtype : b->dtype;
-  a = operand(L, 1, dtype);
-  b = operand(L, 2, dtype);
+/* Pushes both, one after the other; false: their shapes do not go together. */
+static bool push_joined(lua_State *L, const rvl_array *a, const rvl_array *b) {
   const rvl_array *like = a->length == 0 && a->ndim == 1 ? b : a;
-  bool fits = like->ndim > 0 && (b->ndim == like->ndim || (b->ndim == 1 && b->length == 0));
-  size_t shape[DEEPEST_SHAPE];
-  fits = fits && like->ndim <= DEEPEST_SHAPE;
-  for (size_t i = 1; fits && i < like->ndim; i++) {
-    shape[i] = like->shape[i];
-    fits = b->ndim != like->ndim || b->shape[i] == shape[i];
+  if (like->ndim == 0 || like->ndim > DEEPEST_SHAPE) return false;
+  size_t shape[DEEPEST_SHAPE] = {0}, size = dtypes[a->dtype].size;
+  for (size_t i = 1; i < like->ndim; i++) shape[i] = like->shape[i];
+  for (int k = 0; k < 2; k++) {
+    const rvl_array *part = k == 0 ? a : b;
+    if (part->ndim == 1 && part->length == 0) continue;
+    if (part->ndim != like->ndim) return false;
+    for (size_t i = 1; i < like->ndim; i++) if (part->shape[i] != shape[i]) return false;
+    shape[0] += rvl_array_rows(part);
   }
-  if (!fits) return rvl_raise(L, "argument", NULL, "arrays of these shapes cannot be joined: their rows differ");
-  shape[0] = (a->ndim == like->ndim ? rvl_array_rows(a) : 0) + (b->ndim == like->ndim ? rvl_array_rows(b) : 0);
-  size_t size = dtypes[dtype].size;
-  rvl_array *both = rvl_array_push_shape(L, dtype, like->ndim, shape);
+  rvl_array *both = rvl_array_push_shape(L, a->dtype, like->ndim, shape);
   if (a->length > 0) memcpy(both->data, a->data, a->length * size);
   if (b->length > 0) memcpy((char *)both->data + a->length * size, b->data, b->length * size);
-  return 1;
+  return true;
+}
+
+/* How many bytes an operand may need as an array of another type, roughly. */
+static size_t bytes_of(lua_State *L, int index) {
+  const rvl_array *a = rvl_array_test(L, index);
+  size_t rows = a != NULL ? a->length : (size_t)lua_rawlen(L, index), columns = 1;
+  if (a == NULL) {
+    int type = lua_rawgeti(L, index, 1);
+    const rvl_array *row = rvl_array_test(L, -1);
+    if (type == LUA_TTABLE) columns = (size_t)lua_rawlen(L, -1);
+    if (row != NULL) columns = row->length;
+    lua_pop(L, 1);
+  }
+  if (columns > 0 && rows > PTRDIFF_MAX / 64 / columns) luaL_error(L, "not enough memory");
+  return rows * columns * sizeof(double);
+}
+
+static int array_concat(lua_State *L) {
+  const rvl_array *a = rvl_array_test(L, 1), *b = rvl_array_test(L, 2);
+  check_operand(L, 1);
+  check_operand(L, 2);
+  rvl_dtype dtype = a != NULL && b != NULL ? common_dtype(L, a->dtype, b->dtype) : a != NULL ? a->dtype : b->dtype;
+  bool stopped = stop_collector(L, 2 * (bytes_of(L, 1) + bytes_of(L, 2)));
+  a = operand(L, 1, dtype);
+  b = a != NULL ? operand(L, 2, dtype) : NULL;
+  bool joined = b != NULL && push_joined(L, a, b);
+  start_collector(L, stopped);
+  if (joined) return 1;
+  if (b != NULL) return rvl_raise(L, "argument", NULL, "arrays of these shapes cannot be joined: their rows differ");
+  return rvl_raise(L, "argument", "riverlua.array.float32(a) and its like make an array of another type",
+                   "an array of %s is joined with a list where %s", dtypes[dtype].name, lua_tostring(L, -1));
 }
 
 /* ---- methods ----------------------------------------------------------------------------------------- */
@@ -341,7 +407,7 @@ static int array_mean(lua_State *L) {
   return 1;
 }
 
-/* The element that is smallest (sign 1) or largest (-1), and where; NaN is not looked at unless there is nothing else. */
+/* The element that is smallest (sign 1) or largest (-1), and where; NaN only when there is nothing else. */
 static int extreme(lua_State *L, double sign) {
   const rvl_array *a = self(L);
   if (a->length == 0) return 0;

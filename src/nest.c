@@ -151,8 +151,8 @@ static bool read_raw(rvl_nest_reader *r, rvl_nest_value *v) {
   if (!get(r, 8, &checksum) || next(r, (8 - r->at % 8) % 8) == NULL) return false;
   v->raw = next(r, v->size);
   if (v->raw == NULL) return false;
-  if (XXH64(v->raw, v->size, RVL_NEST_SEED) != checksum) return fail(r, "a checksum does not match: bytes have changed");
-  return true;
+  return XXH64(v->raw, v->size, RVL_NEST_SEED) == checksum ||
+         fail(r, "a checksum does not match: bytes have changed");
 }
 
 static bool read_string(rvl_nest_reader *r, rvl_nest_value *v) {

@@ -6,8 +6,9 @@
 --     for i, id in ipairs(ids) do … end
 --     local padded = {0, 0} .. ids .. {0}       -- tables and arrays can be joined, either way round
 --
--- An element takes 1, 2, 4 or 8 bytes instead of a table's 16. Everything that reads and writes tables by index works:
--- `#`, `ipairs`, `pairs`, `table.unpack`, `table.concat`, `table.sort`, `table.move`; `json.encode` writes a JSON array.
+-- An element takes 1, 2, 4 or 8 bytes instead of a table's 16. Everything that reads and writes tables by index works
+-- (`#`, `ipairs`, `pairs`, `table.unpack`, `table.concat`, `table.sort`, `table.move`), and `json.encode` writes a JSON
+-- array.
 -- An array has the length it was made with. What does not fit its type (a fraction among integers, 300 as uint8) is an
 -- error and never rounded; integers are welcome among floats, which float32 rounds to 24 bits.
 --

@@ -128,7 +128,8 @@ end
 -- What `model_input` becomes, and how many positions it has.
 local function chunks_of(chunks, where)
   if type(chunks) ~= "table" or #chunks == 0 then
-    raise(where, "model_input", " must be a list of chunks: {type = \"text\", tokens = …} or {type = \"image\", data = …}")
+    raise(where, "model_input", " must be a list of chunks",
+      "a chunk is {type = 'text', tokens = …} or {type = 'image', data = …, expected_tokens = …}")
   end
   local list, total = {}, 0
   for i, chunk in ipairs(chunks) do
@@ -277,8 +278,8 @@ local function join(dtype, parts)
 end
 
 --- The datum of one sample for the policy-gradient losses: prompt and response as input_ids, and the sampled
---- log-probabilities and the advantage where the response is predicted, with zeros elsewhere (facts: position P - 1 is the
---- first that predicts a token of the response).
+--- log-probabilities and the advantage where the response is predicted, with zeros elsewhere. Of P prompt tokens the
+--- last one, at position P, is the first that predicts a token of the response. Raises kind "argument".
 ---@param prompt_tokens integer[]|riverlua.Array the ids of the prompt, at least one
 ---@param sample table with `tokens` and `logprobs`, one for each token
 ---@param advantage number|number[]|riverlua.Array of the whole response, or of each of its tokens
@@ -287,7 +288,9 @@ end
 function datum.grpo_data(prompt_tokens, sample, advantage, more)
   local prompt = count_of(prompt_tokens, "prompt_tokens",
     "the samples of a text prompt have its ids when they are asked for")
-  if prompt == 0 then refuse_grpo("prompt_tokens is empty", "the first token of a response is predicted from the prompt") end
+  if prompt == 0 then
+    refuse_grpo("prompt_tokens is empty", "the first token of a response is predicted from the prompt")
+  end
   if type(sample) ~= "table" then refuse_grpo("the sample must be a table, got " .. type(sample)) end
   if sample.token_data_is_exact == false then
     refuse_grpo("the sample is not exact: its tokens were made from its text again, and are not what was sampled",
@@ -295,7 +298,7 @@ function datum.grpo_data(prompt_tokens, sample, advantage, more)
   end
   local count = count_of(sample.tokens, "sample.tokens")
   local logprobs = count_of(sample.logprobs, "sample.logprobs", "sample with log-probabilities")
-  if count == 0 then refuse_grpo("sample.tokens is empty", "a response without tokens teaches nothing: leave it out") end
+  if count == 0 then refuse_grpo("sample.tokens is empty", "a response without tokens teaches nothing") end
   if logprobs ~= count then
     refuse_grpo(("sample.logprobs has %d values for %d tokens"):format(logprobs, count))
   end

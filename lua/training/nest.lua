@@ -5,14 +5,14 @@
 --     local value = nest.decode(bytes)
 --     print(value.logprobs[1][2], value.step[1])   --> -1.25  3
 --
--- **Encoding.** An array (riverlua.array) keeps its type and shape; an integer, a float or a boolean becomes an array of
--- one element (int64, float64, bool), because the format has no other numbers. Strings must be UTF-8. A table with
+-- **Encoding.** An array (riverlua.array) keeps its type and shape; an integer, a float or a boolean becomes an array
+-- of one element (int64, float64, bool), because the format has no other numbers. Strings must be UTF-8. A table with
 -- elements, or with nothing in it, is a list; one with names is a dict, in the order of the names; `nest.dict` gives
--- another order, or an empty dict. A list of numbers is a list of such arrays, as in Python: `array.int64{1, 2}` is what a
--- vector looks like.
+-- another order, or an empty dict. A list of numbers is a list of such arrays, as in Python: a vector is
+-- `array.int64{1, 2}`.
 --
--- **Decoding** gives arrays (also matrices, `m[row][column]`), strings, tables, and dicts, which are tables whose `pairs`
--- keeps the order. Checksums are compared; damaged data raise kind "protocol".
+-- **Decoding** gives arrays (also matrices, `m[row][column]`), strings, tables, and dicts, which are tables whose
+-- `pairs` keeps the order. Checksums are compared; damaged data raise kind "protocol".
 -- The datums of training requests have rules of their own: see training.datum.
 
 local core = require "riverlua.core.nest"
@@ -71,8 +71,8 @@ local function make(values, keys)
   return setmetatable(values, #keys > 1 and new_metatable(keys) or SMALL)
 end
 
---- A dict whose names have an order: the one in which they are given, and then the one in which they are set. It is read
---- and written like a table, and `pairs` goes in order.
+--- A dict whose names have an order: the one in which they are given, and then the one in which they are set. It is
+--- read and written like a table, and `pairs` goes in order.
 ---@param list table|nil pairs of a name and a value: `nest.dict{{"b", 1}, {"a", 2}}`
 ---@return table
 function nest.dict(list)

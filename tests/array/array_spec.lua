@@ -4,6 +4,7 @@ local array = require "riverlua.array"
 local errors = require "riverlua.errors"
 local json = require "riverlua.json"
 local pretty = require "riverlua.pretty"
+local task = require "riverlua.task"
 
 local INTEGERS = {int8 = {-128, 127}, int16 = {-32768, 32767}, int32 = {-2147483648, 2147483647},
   int64 = {math.mininteger, math.maxinteger}, uint8 = {0, 255}, uint16 = {0, 65535}, uint32 = {0, 4294967295}}
@@ -169,6 +170,45 @@ describe("an array", function()
     refused(function() return m .. {{1, 2, 3}} end)
   end)
 
+  -- Lua up to 5.4.4 uses a pointer into its stack after __concat, wherever the stack is then.
+  it("is joined whatever the stack and the collector do", function()
+    local a = array.int64{1, 2, 3}
+    local function pad(x) return {0} .. x .. {1} .. x .. {2} end
+    local function deep(n)
+      if n == 0 then return (pad(a)) end
+      local joined = deep(n - 1)
+      return joined
+    end
+    for depth = 0, 25 do
+      assert.equal(9, #coroutine.wrap(deep)(depth))
+      local co = coroutine.create(deep)
+      local _, joined = coroutine.resume(co, depth)
+      assert.same({0, 1, 2, 3, 1, 1, 2, 3, 2}, joined:table())
+      assert.equal(9, #task.spawn(deep, depth):await())
+    end
+    local kept = {}
+    for i = 1, 20000 do
+      kept[i % 50] = {i, tostring(i)}
+      if i % 7 == 0 then
+        setmetatable({}, {__gc = function() for k = 1, 5 do kept[k] = {tostring(k):rep(3):find("%d")} end end})
+      end
+      if i % 100 == 0 then deep(#kept) end
+      assert(#deep(i % 5) == 9)
+    end
+    local long = {}
+    for i = 1, 3000 do long[i] = i end
+    assert.equal(6003, #(long .. a .. long))
+    refused(function() return a .. setmetatable({}, {__len = function() return 1 end}) end)
+    refused(function() return a .. {{{1}}} end)
+    assert.is_true(collectgarbage("isrunning"))
+    refused(function() return {0.5} .. a end)
+    assert.is_true(collectgarbage("isrunning"))
+    collectgarbage("stop")
+    assert.equal(6, #(a .. a))
+    assert.is_false(collectgarbage("isrunning"))
+    collectgarbage("restart")
+  end)
+
   it("is equal to an array with the same numbers", function()
     assert.is_true(array.int32{1, 2} == array.int32{1, 2})
     assert.is_true(array.int32{1, 2} == array.float64{1, 2})
@@ -236,7 +276,7 @@ describe("an array", function()
       assert.equal(3, #each)
     end
     assert.equal(3, rows)
-    m = nil
+    row = array.int32{{1, 2, 3}}[1]
     collectgarbage()
     collectgarbage()
     assert.same({1, 2, 3}, row:table())

@@ -97,8 +97,8 @@ describe("datum.encode", function()
       advantages = {1, -1}, old_logprobs = {-1, 0}, weights = {{1, 0}, {0, 1}}, target_tokens = {{6, 7}, {0, -100}},
       attention_mask = {true, false},
     })
-    assert.same({"input_ids", "attention_mask", "position_ids", "target_tokens", "weights", "old_logprobs", "advantages",
-      "echo_weights", "sampler_topk_ids", "sampler_topk_logprobs", "expert_routing_handle", "alpha", "zebra"}, names)
+    assert.same({"input_ids", "attention_mask", "position_ids", "target_tokens", "weights", "old_logprobs",
+      "advantages", "echo_weights", "sampler_topk_ids", "sampler_topk_logprobs", "expert_routing_handle", "alpha", "zebra"}, names)
     for name, want in pairs{input_ids = "int64 2", attention_mask = "int64 2", position_ids = "int64 2",
       target_tokens = "int64 2 2", weights = "float32 2 2", old_logprobs = "float32 2", advantages = "float32 2",
       echo_weights = "float32 2", sampler_topk_ids = "int32 2 2", sampler_topk_logprobs = "float32 2 2",
@@ -190,7 +190,8 @@ describe("datum.encode", function()
     wrong("weights[1] is empty", "weights", {{}, {}})
     wrong("weights has 1 values for 2 tokens", "weights", {{0, 1}})
     wrong("sampler_topk_ids is not a list of lists", "sampler_topk_ids", {1, 2})
-    wrong("sampler_topk_ids[1][2] is 2147483648, which int32 cannot hold", "sampler_topk_ids", {{1, 2147483648}, {1, 2}})
+    wrong("sampler_topk_ids[1][2] is 2147483648, which int32 cannot hold", "sampler_topk_ids",
+      {{1, 2147483648}, {1, 2}})
     wrong("expert_routing_handle is not a string", "expert_routing_handle", 5)
     wrong("expert_routing_handle is empty", "expert_routing_handle", "")
     wrong("expert_routing_handle has more than 4096 bytes", "expert_routing_handle", ("x"):rep(4097))

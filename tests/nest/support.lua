@@ -1,5 +1,5 @@
---- What the specs of NEST share: bytes as hex, and a second reader of the format that is written for clarity and looks at
---- no checksum.
+--- What the specs of NEST share: bytes as hex, and a second reader of the format that is written for clarity and looks
+--- at no checksum.
 
 local support = {}
 
