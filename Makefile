@@ -211,7 +211,7 @@ lint:            ## luacheck, and warnings as errors with gcc and clang
 	$(MAKE) --no-print-directory BUILD=build-gcc CC=gcc CFLAGS="-O2 -Werror" all
 	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
 
-SANITIZE_TESTS := json task runtime sse http river_embedded server river_serve websocket schema modelriver
+SANITIZE_TESTS := json array nest task runtime sse http river_embedded server river_serve websocket schema modelriver
 
 .PHONY: asan
 asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -34,7 +34,7 @@ static const char check_source[] =
     "      if array.is(item) and depth < 8 then walk(item, depth + 1) end\n"
     "    end\n"
     "    assert(count == #value and value[count + 1] == nil)\n"
-    "    local joined = {} .. value:slice() .. {}\n"
+    "    local joined = ({} .. value:slice()) .. {}\n"
     "    assert(joined:bytes() == value:bytes() and #value:slice(2) == math.max(0, #value - 1))\n"
     "    value:sum() value:min() value:max()\n"
     "  elseif type(value) == 'table' then\n"

@@ -98,7 +98,8 @@ describe("datum.encode", function()
       attention_mask = {true, false},
     })
     assert.same({"input_ids", "attention_mask", "position_ids", "target_tokens", "weights", "old_logprobs",
-      "advantages", "echo_weights", "sampler_topk_ids", "sampler_topk_logprobs", "expert_routing_handle", "alpha", "zebra"}, names)
+      "advantages", "echo_weights",
+      "sampler_topk_ids", "sampler_topk_logprobs", "expert_routing_handle", "alpha", "zebra"}, names)
     for name, want in pairs{input_ids = "int64 2", attention_mask = "int64 2", position_ids = "int64 2",
       target_tokens = "int64 2 2", weights = "float32 2 2", old_logprobs = "float32 2", advantages = "float32 2",
       echo_weights = "float32 2", sampler_topk_ids = "int32 2 2", sampler_topk_logprobs = "float32 2 2",
