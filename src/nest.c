@@ -10,8 +10,8 @@ static const uint8_t header[8] = {'N', 'E', 'S', 'T', 1, 0, 0, 0};
 
 enum { TAG_ARRAY = 0, TAG_DICT = 1, TAG_LIST = 2 };
 
-/* A payload of a few bytes must not stand for a table of billions of rows that have no elements. */
-static const size_t MOST_EMPTY_ROWS = (size_t)1 << 24;
+/* A payload of a few bytes must not stand for a table of millions of rows that have no elements. */
+static const size_t MOST_EMPTY_ROWS = (size_t)1 << 20;
 
 static bool is_utf8(const uint8_t *text, size_t length) {
   const uint8_t *end = text + length;
