@@ -73,16 +73,22 @@ $(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic
 $(BUILD)/obj/embedded.o $(BUILD)/pic/embedded.o: $(BUILD)/embedded.S | $(BUILD)/obj $(BUILD)/pic
 	$(Q)$(CC) -c -o $@ $<
 
-# The messages of the training service. protobuf-c's output is its own business: no warnings of ours.
+# The messages of the training service. protobuf-c's output is its own business: no warnings of ours, no assertions, and
+# of its names only the service's is seen, by one of ours: a host may have messages of the same names.
+PROTO_CFLAGS = -std=c11 -DNDEBUG $(PKG_CFLAGS) $(CFLAGS)
+PROTO_SERVICE = river__api__v1__river_service__descriptor
+HIDE_PROTO = objcopy --keep-global-symbol=$(PROTO_SERVICE) $@ && \
+  objcopy --redefine-sym $(PROTO_SERVICE)=rvl_training_service $@
+
 $(BUILD)/training.pb-c.c: src/training.proto | $(BUILD)/obj
 	@echo "  PROTO $<"
 	$(Q)protoc-c --proto_path=src --c_out=$(BUILD) $<
 
 $(BUILD)/obj/training.pb-c.o: $(BUILD)/training.pb-c.c
-	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(PROTO_CFLAGS) -c -o $@ $< && $(HIDE_PROTO)
 
 $(BUILD)/pic/training.pb-c.o: $(BUILD)/training.pb-c.c | $(BUILD)/pic
-	$(Q)$(CC) -std=c11 $(PKG_CFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $<
+	$(Q)$(CC) $(PROTO_CFLAGS) -fPIC -fvisibility=hidden -c -o $@ $< && $(HIDE_PROTO)
 
 # The list is a file so that a Lua file added or removed is noticed.
 $(BUILD)/lua_files: FORCE | $(BUILD)/obj
@@ -211,7 +217,8 @@ lint:            ## luacheck, and warnings as errors with gcc and clang
 	$(MAKE) --no-print-directory BUILD=build-gcc CC=gcc CFLAGS="-O2 -Werror" all
 	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
 
-SANITIZE_TESTS := json array nest task runtime sse http river_embedded server river_serve websocket schema modelriver
+SANITIZE_TESTS := json array nest task runtime sse http river_embedded server river_serve websocket schema modelriver \
+  grpc protobuf training
 
 .PHONY: asan
 asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer

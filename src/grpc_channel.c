@@ -263,7 +263,10 @@ static void tend(rvl_grpc_connection *c) {
     snprintf(text, sizeof text, "the connection broke down: %s", s->why);
     lose(c, text);
   } else if (d->ended) {
-    lose(c, d->reset ? "the connection was lost" : "the server closed the connection");
+    const char *how = d->reset ? "the connection was lost" : "the server closed the connection";
+    snprintf(text, sizeof text, "%s (%s)", how,
+             s->too_many_pings ? "too_many_pings: see keepalive" : rvl_http2_error_name(s->going_error));
+    lose(c, s->going && s->going_error != 0 ? text : how);
   } else if (s->going) {
     go(c);
   } else if (d->broken && c->channel->current == c) {

@@ -6,7 +6,8 @@
 
 #define LIBRARY "riverlua.protobuf.Library"
 
-extern const ProtobufCServiceDescriptor river__api__v1__river_service__descriptor;
+/* of training.proto; the Makefile gives it this name */
+extern const ProtobufCServiceDescriptor rvl_training_service;
 
 /* user values of a library: the codec, and its descriptors by name */
 enum { CODEC = 1, MESSAGES, SERVICES, VALUES = SERVICES };
@@ -108,7 +109,7 @@ static int training(lua_State *L) {
   lua_settop(L, 0);
   lua_pushnil(L);
   push_library(L);
-  add(L, NULL, &river__api__v1__river_service__descriptor);
+  add(L, NULL, &rvl_training_service);
   lua_pushvalue(L, 1);
   return 1;
 }

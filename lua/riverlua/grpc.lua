@@ -102,8 +102,7 @@ local function read_retries(where, given)
 end
 
 local function read_keepalive(given)
-  if given == false then return 0, 0 end
-  if given == nil then given = KEEPALIVE end
+  if not given then return 0, 0 end   -- servers with default settings end connections that ask oftener than every 5 min
   errors.expect("grpc.Channel", "keepalive", given, "table")
   errors.check_options("grpc.Channel: keepalive", given, KEEPALIVE)
   return check_seconds("grpc.Channel", "keepalive.interval", given.interval, KEEPALIVE.interval),
@@ -277,7 +276,7 @@ end
 --- lower case, values of names ending in -bin are any bytes; `user_agent`: stands before riverlua's own;
 --- `timeout` = 60 s for a call that has none of its own; `connect_timeout` = 20 s;
 --- `keepalive` = {interval = 10, timeout = 5} s: a PING after so much silence, also when there are no calls; the
---- connection is dead when nothing comes in time (false: none);
+--- connection is dead when nothing comes in time (default: none, as servers have to allow it);
 --- `max_message` = 2^31-1: the largest message that is accepted, in bytes;
 --- `retries`: further attempts of calls that end UNAVAILABLE before anything of an answer has come, none by default:
 --- `{attempts = 5, initial = 0.5, factor = 2, cap = 8, jitter = 0.2}` (attempts in all, pauses in seconds);

@@ -63,7 +63,7 @@ describe("the libraries", function()
     assert.matches("SONAME%s+libriverlua%.so%.%d+", text)
     for name in text:gmatch("NEEDED%s+(%S+)") do
       assert.is_true(matches_any(name, {"^liblua5%.4", "^libuv", "^libz%.", "^libnettle%.",
-        "^libpcre2%-8%.", "^libc%.so", "^libm%.", "^libdl%.",
+        "^libpcre2%-8%.", "^libprotobuf%-c%.", "^libnghttp2%.", "^libc%.so", "^libm%.", "^libdl%.",
         "^libpthread%.", "^lib[atu]b?san%.", "^ld%-linux"}), name)
     end
   end)
