@@ -61,8 +61,7 @@ void rvl_array_push_element(lua_State *L, const rvl_array *a, size_t i);
 enum {
   RVL_READ_FINITE = 1,       /* no NaN, no infinity */
   RVL_READ_NATURAL = 2,      /* nothing below zero */
-  RVL_READ_BOOLEANS = 4,     /* true and false are 1 and 0 */
-  RVL_READ_SMALL_STACK = 8   /* Lua's stack must not grow: see __concat in lua_array.c */
+  RVL_READ_BOOLEANS = 4      /* true and false are 1 and 0 */
 };
 
 /*
@@ -85,7 +84,5 @@ bool rvl_array_from(lua_State *L, int index, rvl_dtype dtype, unsigned rules);
 ** inside as well.
 */
 void rvl_array_flatten(lua_State *L, int index);
-/* Whether the table at the index has such metamethods. */
-bool rvl_array_has_metamethods(lua_State *L, int index);
 
 #endif

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So many elements are worked on at a time; and so many where no more stack may be used than every C function has. */
-enum { BATCH = 64, SMALL_BATCH = 8, DEEPEST = 8 };
+enum { BATCH = 64, DEEPEST = 8 };
 
 /* What is still a float32 when it has been rounded lies below this. */
 static const double FLOAT32_LIMIT = 3.4028235677973366e38;
@@ -256,11 +255,11 @@ size_t rvl_array_read(lua_State *L, int index, size_t count, rvl_dtype dtype, un
   const rvl_array *a = rvl_array_test(L, index);
   if (a != NULL) return rvl_array_convert(a, 0, count, dtype, rules, out);
   index = lua_absindex(L, index);
-  size_t most = rules & RVL_READ_SMALL_STACK ? SMALL_BATCH : BATCH, size = rvl_dtype_size(dtype), bad = 0;
-  luaL_checkstack(L, (int)most, NULL);
+  size_t size = rvl_dtype_size(dtype), bad = 0;
+  luaL_checkstack(L, BATCH, NULL);
   int top = lua_gettop(L);
-  for (size_t done = 0; done < count && bad == 0; done += most) {
-    size_t batch = count - done < most ? count - done : most;
+  for (size_t done = 0; done < count && bad == 0; done += BATCH) {
+    size_t batch = count - done < BATCH ? count - done : BATCH;
     char *to = (char *)out + done * size;
     bool numbers = push_batch(L, index, done + 1, batch);
     if (rvl_dtype_is_float(dtype)) bad = put_batch_of_floats(L, top + 1, batch, numbers, dtype, rules, to);
@@ -292,6 +291,8 @@ void rvl_array_push_complaint(lua_State *L, int index, size_t position, rvl_dtyp
   const char *name = rvl_dtype_name(dtype);
   if (type == LUA_TNIL) {
     lua_pushliteral(L, "is missing");
+  } else if (a != NULL && type == LUA_TSTRING) {   /* a uint64 that is more than Lua's integers can be */
+    lua_pushfstring(L, "is %s, which %s cannot hold", lua_tostring(L, -1), name);
   } else if (dtype == RVL_UINT64 && type == LUA_TSTRING) {
     lua_pushliteral(L, "is a string that is no uint64 in decimal digits");
   } else if (type != LUA_TNUMBER) {
@@ -314,7 +315,8 @@ void rvl_array_push_complaint(lua_State *L, int index, size_t position, rvl_dtyp
 
 /* ---- lists of lists ----------------------------------------------------------------------------------- */
 
-bool rvl_array_has_metamethods(lua_State *L, int index) {
+/* Whether a list that is no plain table is at the index. */
+static bool has_list_metamethods(lua_State *L, int index) {
   if (!lua_getmetatable(L, index)) return false;
   bool has = false;
   static const char *const names[] = {"__index", "__len"};
@@ -330,7 +332,7 @@ bool rvl_array_has_metamethods(lua_State *L, int index) {
 static void flatten(lua_State *L, int index, int depth) {
   if (!lua_istable(L, index)) return;
   luaL_checkstack(L, 8, NULL);
-  if (rvl_array_has_metamethods(L, index)) {
+  if (has_list_metamethods(L, index)) {
     lua_Integer count = luaL_len(L, index);
     lua_createtable(L, count > 0 && count < 1 << 20 ? (int)count : 0, 0);
     for (lua_Integer i = 1; i <= count; i++) {

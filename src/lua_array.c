@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SHOWN = 8, SHOWN_ROWS = 4, DEEPEST_SHAPE = 8 };
+enum { SHOWN = 8, SHOWN_ROWS = 4 };
 
 static const struct {
   const char *name;
@@ -129,7 +129,7 @@ static int array_newindex(lua_State *L) {
                      luaL_tolstring(L, 2, NULL));
   size_t at = (size_t)i - 1, rows = rvl_array_rows(a);
   if (at >= rows)
-    return rvl_raise(L, "argument", "arrays do not grow: a .. {value} makes a longer one",
+    return rvl_raise(L, "argument", "arrays do not grow: array.concat(a, {value}) makes a longer one",
                      "there is no element %I in an array of %I", (LUAI_UACINT)i, (LUAI_UACINT)rows);
   size_t bad;
   if (a->ndim > 1) {
@@ -213,118 +213,6 @@ static int array_eq(lua_State *L) {
     for (size_t i = 0; equal && i < a->length; i++) equal = equal_at(a, b, i);
   lua_pushboolean(L, equal);
   return 1;
-}
-
-/* The type that can hold the elements of both. */
-static rvl_dtype common_dtype(lua_State *L, rvl_dtype a, rvl_dtype b) {
-  if (a == b) return a;
-  if (a == RVL_BOOL || b == RVL_BOOL)
-    rvl_raise(L, "argument", NULL, "an array of %s cannot be joined with one of %s", dtypes[a].name, dtypes[b].name);
-  if (rvl_dtype_is_float(a) || rvl_dtype_is_float(b)) return RVL_FLOAT64;
-  if (is_unsigned(a) == is_unsigned(b)) return a > b ? a : b;
-  return RVL_INT64;
-}
-
-/*
-** Lua up to 5.4.4 keeps a pointer into its stack while it calls __concat, and uses it afterwards. So the stack must not
-** move in here: no more of it than every C function has (LUA_MINSTACK), no metamethods of tables, and no step of the
-** collector, which shrinks stacks and runs finalizers.
-*/
-#define STACK_MUST_STAY (LUA_VERSION_RELEASE_NUM <= 50404)
-
-/* Stops the collector; the caller starts it again if it ran. Not before there is memory for what comes. */
-static bool stop_collector(lua_State *L, size_t bytes) {
-  if (!STACK_MUST_STAY || !lua_gc(L, LUA_GCISRUNNING)) return false;
-  void *context;
-  lua_Alloc allocate = lua_getallocf(L, &context);
-  void *probe = allocate(context, NULL, LUA_TUSERDATA, bytes + 1024);
-  if (probe == NULL) luaL_error(L, "not enough memory");
-  allocate(context, probe, bytes + 1024, 0);
-  lua_gc(L, LUA_GCSTOP);
-  return true;
-}
-
-static void start_collector(lua_State *L, bool stopped) {
-  if (stopped) lua_gc(L, LUA_GCRESTART);
-}
-
-/* Whether the table at the index is a plain list of numbers, or of lists of them, as `..` takes it. */
-static bool is_plain(lua_State *L, int index) {
-  bool plain = !rvl_array_has_metamethods(L, index);
-  if (lua_rawgeti(L, index, 1) == LUA_TTABLE) {
-    plain = plain && !rvl_array_has_metamethods(L, lua_gettop(L)) && lua_rawgeti(L, -1, 1) != LUA_TTABLE;
-  }
-  lua_settop(L, 2);
-  return plain;
-}
-
-static void check_operand(lua_State *L, int index) {
-  if (rvl_array_test(L, index) != NULL) return;
-  if (!lua_istable(L, index))
-    rvl_raise(L, "argument", "{value} .. array puts a value in front", "an array can be joined with arrays and tables, "
-              "not with a %s", luaL_typename(L, index));
-  if (!is_plain(L, index))
-    rvl_raise(L, "argument", "make an array of it first",
-              "an array can be joined with plain lists, not with an object");
-}
-
-/* An operand becomes an array of that type; an empty table has no shape of its own. NULL: a complaint is on top. */
-static rvl_array *operand(lua_State *L, int index, rvl_dtype dtype) {
-  rvl_array *a = rvl_array_test(L, index);
-  if (a != NULL && a->dtype == dtype) return a;
-  if (!rvl_array_from(L, index, dtype, RVL_READ_SMALL_STACK)) return NULL;
-  lua_replace(L, index);
-  return rvl_array_test(L, index);
-}
-
-/* Pushes both, one after the other; false: their shapes do not go together. */
-static bool push_joined(lua_State *L, const rvl_array *a, const rvl_array *b) {
-  const rvl_array *like = a->length == 0 && a->ndim == 1 ? b : a;
-  if (like->ndim == 0 || like->ndim > DEEPEST_SHAPE) return false;
-  size_t shape[DEEPEST_SHAPE] = {0}, size = dtypes[a->dtype].size;
-  for (size_t i = 1; i < like->ndim; i++) shape[i] = like->shape[i];
-  for (int k = 0; k < 2; k++) {
-    const rvl_array *part = k == 0 ? a : b;
-    if (part->ndim == 1 && part->length == 0) continue;
-    if (part->ndim != like->ndim) return false;
-    for (size_t i = 1; i < like->ndim; i++) if (part->shape[i] != shape[i]) return false;
-    shape[0] += rvl_array_rows(part);
-  }
-  rvl_array *both = rvl_array_push_shape(L, a->dtype, like->ndim, shape);
-  if (a->length > 0) memcpy(both->data, a->data, a->length * size);
-  if (b->length > 0) memcpy((char *)both->data + a->length * size, b->data, b->length * size);
-  return true;
-}
-
-/* How many bytes an operand may need as an array of another type, roughly. */
-static size_t bytes_of(lua_State *L, int index) {
-  const rvl_array *a = rvl_array_test(L, index);
-  size_t rows = a != NULL ? a->length : (size_t)lua_rawlen(L, index), columns = 1;
-  if (a == NULL) {
-    int type = lua_rawgeti(L, index, 1);
-    const rvl_array *row = rvl_array_test(L, -1);
-    if (type == LUA_TTABLE) columns = (size_t)lua_rawlen(L, -1);
-    if (row != NULL) columns = row->length;
-    lua_pop(L, 1);
-  }
-  if (columns > 0 && rows > PTRDIFF_MAX / 64 / columns) luaL_error(L, "not enough memory");
-  return rows * columns * sizeof(double);
-}
-
-static int array_concat(lua_State *L) {
-  const rvl_array *a = rvl_array_test(L, 1), *b = rvl_array_test(L, 2);
-  check_operand(L, 1);
-  check_operand(L, 2);
-  rvl_dtype dtype = a != NULL && b != NULL ? common_dtype(L, a->dtype, b->dtype) : a != NULL ? a->dtype : b->dtype;
-  bool stopped = stop_collector(L, 2 * (bytes_of(L, 1) + bytes_of(L, 2)));
-  a = operand(L, 1, dtype);
-  b = a != NULL ? operand(L, 2, dtype) : NULL;
-  bool joined = b != NULL && push_joined(L, a, b);
-  start_collector(L, stopped);
-  if (joined) return 1;
-  if (b != NULL) return rvl_raise(L, "argument", NULL, "arrays of these shapes cannot be joined: their rows differ");
-  return rvl_raise(L, "argument", "riverlua.array.float32(a) and its like make an array of another type",
-                   "an array of %s is joined with a list where %s", dtypes[dtype].name, lua_tostring(L, -1));
 }
 
 /* ---- methods ----------------------------------------------------------------------------------------- */
@@ -469,19 +357,24 @@ static void add_items(lua_State *L, luaL_Buffer *text, const rvl_array *a, size_
   luaL_addchar(text, '}');
 }
 
+/* "int64[128]" */
+static void add_type(lua_State *L, luaL_Buffer *text, const rvl_array *a) {
+  luaL_addstring(text, dtypes[a->dtype].name);
+  luaL_addchar(text, '[');
+  for (size_t i = 0; i < a->ndim; i++) {
+    if (i > 0) luaL_addchar(text, ',');
+    lua_pushinteger(L, (lua_Integer)dimension(a, i));
+    luaL_addvalue(text);
+  }
+  luaL_addchar(text, ']');
+}
+
 /* "int64[128]{1, 2, 3, …}" */
 static int array_tostring(lua_State *L) {
   const rvl_array *a = self(L);
   luaL_Buffer text;
   luaL_buffinit(L, &text);
-  luaL_addstring(&text, dtypes[a->dtype].name);
-  luaL_addchar(&text, '[');
-  for (size_t i = 0; i < a->ndim; i++) {
-    if (i > 0) luaL_addchar(&text, ',');
-    lua_pushinteger(L, (lua_Integer)dimension(a, i));
-    luaL_addvalue(&text);
-  }
-  luaL_addchar(&text, ']');
+  add_type(L, &text, a);
   add_items(L, &text, a, 0, 0, a->length);
   luaL_pushresult(&text);
   return 1;
@@ -492,8 +385,8 @@ static int array_tostring(lua_State *L) {
 /* Pushes the metatable, and makes it unless it is there: whole or not at all, even when memory ends. */
 static void push_metatable(lua_State *L) {
   static const luaL_Reg meta[] = {{"__newindex", array_newindex}, {"__len", array_length},  {"__pairs", array_pairs},
-                                  {"__eq", array_eq},             {"__concat", array_concat},
-                                  {"__tostring", array_tostring}, {NULL, NULL}};
+                                  {"__eq", array_eq},             {"__tostring", array_tostring},
+                                  {NULL, NULL}};
   static const luaL_Reg methods[] = {{"slice", array_slice}, {"table", array_table}, {"bytes", array_bytes},
                                      {"sum", array_sum},     {"mean", array_mean},   {"min", array_min},
                                      {"max", array_max},     {NULL, NULL}};
@@ -674,6 +567,127 @@ static int join(lua_State *L) {
   return 1;
 }
 
+/* ---- joining ----------------------------------------------------------------------------------------- */
+
+/* The type that can hold the elements of both; RVL_DTYPES: there is none. */
+static rvl_dtype common_dtype(rvl_dtype a, rvl_dtype b) {
+  if (a == b) return a;
+  if (a == RVL_BOOL || b == RVL_BOOL) return RVL_DTYPES;
+  if (rvl_dtype_is_float(a) || rvl_dtype_is_float(b)) return RVL_FLOAT64;
+  if (is_unsigned(a) == is_unsigned(b)) return a > b ? a : b;
+  return RVL_INT64;
+}
+
+/* The type of what the arguments make together. */
+static rvl_dtype dtype_of_arguments(lua_State *L, int count) {
+  rvl_dtype dtype = RVL_DTYPES;
+  for (int i = 1; i <= count; i++) {
+    const rvl_array *a = rvl_array_test(L, i);
+    if (a == NULL && !lua_istable(L, i))
+      rvl_raise(L, "argument", "{value} joins a single value", "array.concat: argument %d must be an array or a list, "
+                "got %s", i, luaL_typename(L, i));
+    if (a == NULL) continue;
+    rvl_dtype both = dtype == RVL_DTYPES ? a->dtype : common_dtype(dtype, a->dtype);
+    if (both == RVL_DTYPES)
+      rvl_raise(L, "argument", "array.int8(flags) makes 0 and 1 of false and true", "array.concat: argument %d is an "
+                "array of %s, which cannot be joined with one of %s", i, dtypes[a->dtype].name, dtypes[dtype].name);
+    dtype = both;
+  }
+  if (dtype == RVL_DTYPES)
+    rvl_raise(L, "argument", "array.int64{…} makes an array of a list", "array.concat: one of the arguments must be an "
+              "array, which says of what type the elements are");
+  return dtype;
+}
+
+/* What is wrong with an argument is on top: "[17] is nan". */
+static int raise_element(lua_State *L, int index) {
+  const char *wrong = lua_tostring(L, -1);
+  return rvl_raise(L, "argument", "array.float64(a) and its like make an array of another type first",
+                   "array.concat: argument %d%s%s", index, wrong[0] == '[' ? "'s " : "", wrong);
+}
+
+/* Pushes where an element is: "[2][3]". */
+static void push_place(lua_State *L, const rvl_array *a, size_t at) {
+  size_t part = a->length;
+  lua_pushliteral(L, "");
+  for (size_t k = 0; k == 0 || k < a->ndim; k++) {
+    part /= dimension(a, k);
+    lua_pushfstring(L, "%s[%I]", lua_tostring(L, -1), (LUAI_UACINT)(at / part + 1));
+    lua_remove(L, -2);
+    at %= part;
+  }
+}
+
+/* Vectors go together, and so do arrays whose rows have one shape; a single element is a vector here. */
+static bool goes_with(const rvl_array *a, const rvl_array *b) {
+  if (a->ndim <= 1 || b->ndim <= 1) return a->ndim <= 1 && b->ndim <= 1;
+  bool same = a->ndim == b->ndim;
+  for (size_t k = 1; same && k < a->ndim; k++) same = a->shape[k] == b->shape[k];
+  return same;
+}
+
+static const char *push_type(lua_State *L, const rvl_array *a) {
+  luaL_Buffer text;
+  luaL_buffinit(L, &text);
+  add_type(L, &text, a);
+  luaL_pushresult(&text);
+  return lua_tostring(L, -1);
+}
+
+/* Pushes an array for all that the arguments have, which are arrays now. */
+static rvl_array *push_sum(lua_State *L, int count, rvl_dtype dtype) {
+  const rvl_array *like = NULL;
+  size_t length = 0, rows = 0, most = PTRDIFF_MAX / dtypes[dtype].size;
+  int first = 0;
+  for (int i = 1; i <= count; i++) {
+    const rvl_array *a = rvl_array_test(L, i);
+    if (a->ndim <= 1 && a->length == 0) continue;   /* an empty list may be one of rows, too */
+    if (like == NULL) {
+      like = a;
+      first = i;
+    } else if (!goes_with(like, a)) {
+      const char *one = push_type(L, a), *other = push_type(L, like);
+      rvl_raise(L, "argument", "rows have one length; array.concat(matrix, {row}) adds a row", "array.concat: argument "
+                "%d, %s, does not go with argument %d, %s", i, one, first, other);
+    }
+    if (a->length > most - length || rvl_array_rows(a) > PTRDIFF_MAX - rows) luaL_error(L, "not enough memory");
+    length += a->length;
+    rows += rvl_array_rows(a);
+  }
+  if (like == NULL || like->ndim <= 1) return rvl_array_push(L, dtype, length);
+  rvl_array *sum = push_block(L, dtype, length, like->ndim, length * dtypes[dtype].size, 0);
+  size_t *shape = (size_t *)(sum + 1);
+  shape[0] = rows;
+  for (size_t k = 1; k < like->ndim; k++) shape[k] = like->shape[k];
+  sum->columns = rows > 0 ? length / rows : 0;
+  return sum;
+}
+
+/* concat(first, …) → one array of all their elements (rows) */
+static int concat(lua_State *L) {
+  int count = lua_gettop(L);
+  rvl_dtype dtype = dtype_of_arguments(L, count);
+  for (int i = 1; i <= count; i++) {
+    if (rvl_array_test(L, i) != NULL) continue;
+    if (!rvl_array_from(L, i, dtype, 0)) return raise_element(L, i);
+    lua_replace(L, i);
+  }
+  rvl_array *sum = push_sum(L, count, dtype);
+  char *out = sum->data;
+  for (int i = 1; i <= count; i++) {
+    const rvl_array *a = rvl_array_test(L, i);
+    size_t bad = rvl_array_convert(a, 0, a->length, dtype, 0, out);
+    if (bad != 0) {
+      push_place(L, a, bad - 1);
+      rvl_array_push_complaint(L, i, bad, dtype, 0);
+      lua_pushfstring(L, "%s %s", lua_tostring(L, -2), lua_tostring(L, -1));
+      return raise_element(L, i);
+    }
+    out += a->length * dtypes[dtype].size;
+  }
+  return 1;
+}
+
 static int is_array(lua_State *L) {
   lua_pushboolean(L, rvl_array_test(L, 1) != NULL);
   return 1;
@@ -681,8 +695,8 @@ static int is_array(lua_State *L) {
 
 int rvl_open_array(lua_State *L) {
   static const luaL_Reg functions[] = {{"convert", convert},       {"fill", fill},       {"reshape", reshape},
-                                       {"from_bytes", from_bytes}, {"join", join},       {"is", is_array},
-                                       {NULL, NULL}};
+                                       {"from_bytes", from_bytes}, {"join", join},       {"concat", concat},
+                                       {"is", is_array},           {NULL, NULL}};
   push_metatable(L);   /* so that it is there whatever memory does later */
   luaL_newlib(L, functions);
   return 1;

@@ -4,13 +4,14 @@
 --     local ids = array.int32{12, 13, 14}
 --     print(#ids, ids[2], ids[4])               --> 3  13  nil
 --     for i, id in ipairs(ids) do … end
---     local padded = {0, 0} .. ids .. {0}       -- tables and arrays can be joined, either way round
+--     local padded = array.concat({0, 0}, ids, {0})
 --
 -- An element takes 1, 2, 4 or 8 bytes instead of a table's 16. Everything that reads and writes tables by index works
 -- (`#`, `ipairs`, `pairs`, `table.unpack`, `table.concat`, `table.sort`, `table.move`), and `json.encode` writes a JSON
 -- array.
--- An array has the length it was made with. What does not fit its type (a fraction among integers, 300 as uint8) is an
--- error and never rounded; integers are welcome among floats, which float32 rounds to 24 bits.
+-- An array has the length it was made with; `array.concat` makes a longer one (`..` is an error, as it is of tables).
+-- What does not fit its type (a fraction among integers, 300 as uint8) is an error and never rounded; integers are
+-- welcome among floats, which float32 rounds to 24 bits.
 --
 -- `==` compares the numbers of two arrays, whatever their types. Elements of bool are true and false; a uint64 beyond
 -- Lua's integers is a string of digits. A matrix is an array of rows: `m[2][1]`; a row is a part of it, not a copy.
@@ -37,7 +38,6 @@ local array = {}
 ---@field min fun(self: riverlua.Array): number|nil, integer|nil
 ---@field max fun(self: riverlua.Array): number|nil, integer|nil
 ---@field [integer] number|boolean|string|riverlua.Array
----@operator concat(riverlua.Array|table): riverlua.Array
 
 local function made(where, result, wrong)
   if result then return result end
@@ -83,6 +83,13 @@ end
 --- The array whose elements these bytes are (little-endian, one after the other).
 ---@type fun(dtype: string, bytes: string): riverlua.Array
 array.from_bytes = core.from_bytes
+
+--- One array of the elements of all these, in order: arrays and lists, of which one at least is an array; or matrices
+--- and lists of lists whose rows have one length. The type is that of the arrays. Arrays of several types give one that
+--- holds all: the wider one; int64 when only some are unsigned; float64 when some are floats; bool goes with bool only.
+--- Raises kind "argument" with the number of the argument and where in it the element is: "argument 2's [3] is 0.5, …".
+---@type fun(first: riverlua.Array|table, ...: riverlua.Array|table): riverlua.Array
+array.concat = core.concat
 
 --- Whether a value is an array.
 ---@type fun(value: any): boolean

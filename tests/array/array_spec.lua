@@ -4,7 +4,6 @@ local array = require "riverlua.array"
 local errors = require "riverlua.errors"
 local json = require "riverlua.json"
 local pretty = require "riverlua.pretty"
-local task = require "riverlua.task"
 
 local INTEGERS = {int8 = {-128, 127}, int16 = {-32768, 32767}, int32 = {-2147483648, 2147483647},
   int64 = {math.mininteger, math.maxinteger}, uint8 = {0, 255}, uint16 = {0, 65535}, uint32 = {0, 4294967295}}
@@ -51,7 +50,7 @@ describe("an array", function()
     for _, key in ipairs{0, 4, -1, 1.5, "x", 0 / 0} do
       assert.truthy(refused(set, a, key, 1):find("element", 1, true), tostring(key))
     end
-    assert.truthy(refused(table.insert, a, 1):find("a .. {value}", 1, true))
+    assert.truthy(refused(table.insert, a, 1):find("array.concat(a, {value})", 1, true))
     assert.truthy(refused(set, a, 1, nil):find("is missing", 1, true))
   end)
 
@@ -145,68 +144,101 @@ describe("an array", function()
     assert.is_false(pcall(array.fill, "int64", math.maxinteger))
   end)
 
-  it("is joined with arrays and tables", function()
+  it("is joined with arrays and lists", function()
     local a = array.int32{1, 2}
-    local joined = {0, 0} .. a .. {3} .. array.int32{4}
+    local joined = array.concat({0, 0}, a, {3}, array.int32{4})
     assert.same({0, 0, 1, 2, 3, 4}, joined:table())
     assert.equal("int32", joined.dtype)
-    assert.same({1, 2}, ({} .. a .. {}):table())
-    for _, case in ipairs{{"int32", "int64", "int64"}, {"int8", "uint8", "int64"}, {"uint8", "uint32", "uint32"},
-      {"float32", "int8", "float64"}, {"float64", "float32", "float64"}, {"float32", "float32", "float32"}} do
-      local both = array.new(case[1], {1}) .. array.new(case[2], {2})
-      assert.same({case[3], {1, 2}}, {both.dtype, both:table()})
-    end
-    assert.truthy(refused(function() return a .. {0.5} end):find("[1] is 0.5", 1, true))
-    for _, other in ipairs{"x", 1} do
-      refused(function() return a .. other end)
-      refused(function() return other .. a end)
-    end
-    refused(function() return a .. array.bool{true} end)
-    refused(function() return array.uint64{"18446744073709551615"} .. a end)
-    local m = array.int32{{1, 2}}
-    assert.same({{0, 0}, {1, 2}, {3, 4}}, ({{0, 0}} .. m .. array.int32{{3, 4}}):table())
-    assert.same({{1, 2}}, ({} .. m .. {}):table())
-    refused(function() return m .. a end)
-    refused(function() return m .. {{1, 2, 3}} end)
-  end)
-
-  -- Lua up to 5.4.4 uses a pointer into its stack after __concat, wherever the stack is then.
-  it("is joined whatever the stack and the collector do", function()
-    local a = array.int64{1, 2, 3}
-    local function pad(x) return {0} .. x .. {1} .. x .. {2} end
-    local function deep(n)
-      if n == 0 then return (pad(a)) end
-      local joined = deep(n - 1)
-      return joined
-    end
-    for depth = 0, 25 do
-      assert.equal(9, #coroutine.wrap(deep)(depth))
-      local co = coroutine.create(deep)
-      local _, joined = coroutine.resume(co, depth)
-      assert.same({0, 1, 2, 3, 1, 1, 2, 3, 2}, joined:table())
-      assert.equal(9, #task.spawn(deep, depth):await())
-    end
-    local kept = {}
-    for i = 1, 20000 do
-      kept[i % 50] = {i, tostring(i)}
-      if i % 7 == 0 then
-        setmetatable({}, {__gc = function() for k = 1, 5 do kept[k] = {tostring(k):rep(3):find("%d")} end end})
-      end
-      if i % 100 == 0 then deep(#kept) end
-      assert(#deep(i % 5) == 9)
-    end
+    assert.same({1, 2}, array.concat({}, a, {}):table())
+    assert.equal("int32[0]{}", tostring(array.concat({}, a:slice(3))))
+    local copy = array.concat(a)
+    copy[1] = 9
+    assert.same({1, 2}, a:table())
+    local list = setmetatable({}, {__index = function(_, i) return i * 10 end, __len = function() return 3 end})
+    assert.same({1, 2, 10, 20, 30}, array.concat(a, list):table())
+    assert.same({true, false, true}, array.concat(array.bool{true}, {false, 1}):table())
     local long = {}
     for i = 1, 3000 do long[i] = i end
-    assert.equal(6003, #(long .. a .. long))
-    refused(function() return a .. setmetatable({}, {__len = function() return 1 end}) end)
-    refused(function() return a .. {{{1}}} end)
-    assert.is_true(collectgarbage("isrunning"))
-    refused(function() return {0.5} .. a end)
-    assert.is_true(collectgarbage("isrunning"))
-    collectgarbage("stop")
-    assert.equal(6, #(a .. a))
-    assert.is_false(collectgarbage("isrunning"))
-    collectgarbage("restart")
+    joined = array.concat(long, a, long)
+    assert.same({6002, 3000, 1, 2, 1}, {#joined, joined[3000], joined[3001], joined[3002], joined[3003]})
+    local many = {}
+    for i = 1, 5000 do many[i] = i % 2 == 0 and {i} or array.int64{i} end
+    joined = array.concat(table.unpack(many))
+    for i = 1, 5000 do assert(joined[i] == i) end
+    assert.same({1, 1, 2}, coroutine.wrap(function() return array.concat({1}, a):table() end)())
+  end)
+
+  it("is of a type that holds all that are joined", function()
+    for _, case in ipairs{{"int32", "int64", "int64"}, {"int8", "uint8", "int64"}, {"uint8", "uint32", "uint32"},
+      {"float32", "int8", "float64"}, {"float64", "float32", "float64"}, {"float32", "float32", "float32"}} do
+      for swapped = 0, 1 do
+        local both = array.concat(array.new(case[1 + swapped], {1}), {2}, array.new(case[2 - swapped], {3}))
+        assert.same({case[3], {1, 2, 3}}, {both.dtype, both:table()})
+      end
+    end
+    assert.equal("float64", array.concat(array.int8{1}, array.uint16{2}, array.float32{3}).dtype)
+    local huge = "18446744073709551615"
+    assert.same({1, huge, 2}, array.concat(array.uint8{1}, array.uint64{huge}, {2}):table())
+  end)
+
+  it("is a matrix when matrices are joined", function()
+    local m = array.int32{{1, 2}}
+    assert.same({{0, 0}, {1, 2}, {3, 4}}, array.concat({{0, 0}}, m, array.int32{{3, 4}}):table())
+    assert.equal("int32[1,2]{{1, 2}}", tostring(array.concat({}, m, {}, m:slice(2))))
+    assert.equal("int32[0,2]{}", tostring(array.concat({}, m:slice(2))))
+    local joined = array.concat(m, {m[1], {3, 4}}, array.int8{{5, 6}})
+    assert.same({{1, 2}, {1, 2}, {3, 4}, {5, 6}}, joined:table())
+    joined[3][2] = 40
+    assert.equal(array.int32{3, 40}, joined[3])
+    assert.same({1, 2, 3}, array.concat(m[1], {3}):table())
+    local cube = array.int8{{{1, 2}, {3, 4}}}
+    assert.same({{{1, 2}, {3, 4}}, {{1, 2}, {3, 4}}}, array.concat(cube, {{{1, 2}, {3, 4}}}):table())
+    assert.same({3, 2}, array.concat(cube[1], m).shape)
+  end)
+
+  it("is not joined with anything else", function()
+    local a, m = array.int32{1, 2}, array.int32{{1, 2}}
+    local huge = array.uint64{{1, 2}, {3, "18446744073709551615"}}
+    local several = "array.concat: argument %d, %s, does not go with argument %d, %s"
+    for message, args in pairs{
+      ["array.concat: argument 2's [1] is 0.5, which is not an integer"] = {a, {0.5}},
+      ["array.concat: argument 1's [2] is missing"] = {{1, nil, 3}, a},
+      ["array.concat: argument 3's [65] is a string, not a number"] =
+        {a, {1}, table.move(a:table(), 1, 0, 1, {table.unpack(array.fill("int8", 64):table())})},
+      ["array.concat: argument 3's [2][1] is a boolean, not a number"] = {m, {}, {{1, 2}, {true, 2}}},
+      ["array.concat: argument 1's [2][2] is 18446744073709551615, which int64 cannot hold"] = {huge, m},
+      ["array.concat: argument 1's [2] is 18446744073709551615, which int64 cannot hold"] = {huge[2], a},
+      ["array.concat: argument 2's [2] is 300, which int8 cannot hold"] = {array.int8{}, {1, 300}},
+      ["array.concat: argument 2's [2] has 1 values where the first has 2"] = {m, {{1, 2}, {3}}},
+      ["array.concat: argument 2 is nested too deeply"] = {a, {{{{{{{{{1}}}}}}}}}},
+      ["array.concat: argument 2 must be an array or a list, got string"] = {a, "x"},
+      ["array.concat: argument 1 must be an array or a list, got number"] = {1, a},
+      ["array.concat: argument 3 must be an array or a list, got nil"] = {a, a, nil, a, n = 4},
+      ["array.concat: argument 2 must be an array or a list, got userdata"] = {a, io.stdout},
+      ["array.concat: argument 3 is an array of bool, which cannot be joined with one of int32"] =
+        {a, {}, array.bool{true}},
+      ["array.concat: argument 2 is an array of int32, which cannot be joined with one of bool"] = {array.bool{}, a},
+      [several:format(2, "int32[2]", 1, "int32[1,2]")] = {m, a},
+      [several:format(4, "int32[1,3]", 2, "int32[2]")] = {{}, a, {}, {{1, 2, 3}}},
+      [several:format(3, "int8[1,3]", 1, "int32[1,2]")] = {m, {}, array.int8{{1, 2, 3}}},
+    } do
+      if message:find("[65]", 1, true) then args[3][65] = "x" end
+      local text = refused(array.concat, table.unpack(args, 1, args.n or #args))
+      assert.equal("argument: " .. message, (text:gsub(" %(hint.*", "")))
+    end
+    for _, args in ipairs{{}, {{1}}, {{1}, {2}}} do
+      local _, err = pcall(array.concat, table.unpack(args))
+      assert.truthy(err.message:find("one of the arguments must be an array", 1, true))
+      assert.truthy(err.hint:find("array.int64{…}", 1, true))
+    end
+    local big = {}
+    for i = 1, 200 do big[i] = array.fill("int8", 2^20) end
+    big[201] = {"x"}
+    refused(array.concat, table.unpack(big))
+    for _, join in ipairs{function() return a .. a end, function() return a .. {1} end, function() return {1} .. a end,
+      function() return "x" .. a .. "y" end} do
+      assert.truthy(select(2, pcall(join)):find("attempt to concatenate a .* value"))
+    end
   end)
 
   it("is equal to an array with the same numbers", function()

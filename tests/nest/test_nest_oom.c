@@ -33,7 +33,7 @@ static void test_arrays(void **state) {
   (void)state;
   sweep(MAKE "local lazy = setmetatable({}, {__len = function() return 3 end, __index = function(_, i) return i end})\n"
              "return function()\n"
-             "  local a = {0} .. new('int32', {1, 2, 3}) .. {4}\n"
+             "  local a = array.concat({0}, new('int32', {1, 2, 3}), {4})\n"
              "  local m = new('float32', {{1, 2, 3}, lazy})\n"
              "  m[1][2] = 7\n"
              "  m[2] = {4, 5, 6}\n"
