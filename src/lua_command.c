@@ -67,7 +67,6 @@ int rvl_command_run(lua_State *L) {
   rvl_runtime *rt = rvl_runtime_of(L);
   lua_setwarnf(L, warning_off, L);
   lua_State *co = lua_newthread(L);
-  if (!rvl_reserve_stack(co, RVL_SCRIPT_STACK)) return luaL_error(L, "not enough memory");
   lua_insert(L, 1);
   lua_xmove(L, co, 2);
   lua_settop(L, 1);

@@ -88,24 +88,12 @@ static int wrapped_k(lua_State *L, int status, lua_KContext nargs) {
 
 static int wrapped(lua_State *L) { return wrapped_k(L, LUA_OK, lua_gettop(L)); }
 
-/* Pushes a coroutine for the function at stack index 1. */
-static void push_coroutine(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TFUNCTION);
-  lua_State *co = lua_newthread(L);
-  if (!rvl_reserve_stack(co, RVL_COROUTINE_STACK)) luaL_error(L, "not enough memory");
-  lua_pushvalue(L, 1);
-  lua_xmove(L, co, 1);
-}
-
-static int coroutine_create(lua_State *L) {
-  push_coroutine(L);
-  return 1;
-}
-
 static int coroutine_wrap(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_pushvalue(L, lua_upvalueindex(1));
-  push_coroutine(L);
+  lua_State *co = lua_newthread(L);
+  lua_pushvalue(L, 1);
+  lua_xmove(L, co, 1);
   lua_pushcclosure(L, wrapped, 2);
   return 1;
 }
@@ -127,8 +115,7 @@ static int os_exit(lua_State *L) {
 }
 
 void rvl_open_standard(lua_State *L) {
-  static const luaL_Reg functions[] = {{"create", coroutine_create}, {"resume", coroutine_resume},
-                                       {"wrap", coroutine_wrap}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"resume", coroutine_resume}, {"wrap", coroutine_wrap}, {NULL, NULL}};
   rvl_runtime *rt = rvl_runtime_of(L);
   if (lua_getglobal(L, LUA_COLIBNAME) == LUA_TTABLE) {
     lua_pushlightuserdata(L, rt);

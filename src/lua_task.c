@@ -172,7 +172,7 @@ static int task_spawn(lua_State *L) {
   t->co = lua_newthread(L);
   lua_setiuservalue(L, -2, TASK_THREAD);
   t->id = ++rt->spawned;
-  if (!rvl_reserve_stack(t->co, nargs + 2 + RVL_COROUTINE_STACK)) return luaL_error(L, "too many arguments to spawn");
+  if (!lua_checkstack(t->co, nargs + 2)) return luaL_error(L, "too many arguments to spawn");
   push_registry_table(L, &live_key);
   lua_pushvalue(L, -2);
   lua_rawsetp(L, -2, t);

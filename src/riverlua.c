@@ -80,7 +80,6 @@ riverlua *riverlua_new(const riverlua_config *config) {
   atomic_init(&r->thread, pthread_self());
   r->L = lua_newstate(allocate, r);
   if (r->L != NULL) {
-    rvl_reserve_stack(r->L, RVL_SCRIPT_STACK);
     lua_gc(r->L, LUA_GCSTOP);   /* as the standalone interpreter does while the libraries are opened */
     lua_pushcfunction(r->L, open_libraries);
     lua_pushlightuserdata(r->L, r);

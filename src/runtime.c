@@ -42,9 +42,6 @@ rvl_runtime *rvl_runtime_of(lua_State *L) {
   return rt;
 }
 
-/* It also raises what the stack may be shrunk to. */
-bool rvl_reserve_stack(lua_State *co, int slots) { return lua_checkstack(co, slots) != 0; }
-
 void rvl_new_functions(lua_State *L, const luaL_Reg *functions) {
   rvl_runtime *rt = rvl_runtime_of(L);
   lua_newtable(L);

@@ -146,13 +146,6 @@ void rvl_runtime_set_hook(rvl_runtime *rt);
 /* Whether an interrupt is to be raised in the current context. */
 bool rvl_runtime_take_interrupt(rvl_runtime *rt);
 
-/*
-** Lua up to 5.4.4 goes wrong when its stack has to move while __concat is called (a .. b .. c, with arrays): so there
-** is stack from the beginning, as much as scripts are likely to need. False: no memory.
-*/
-bool rvl_reserve_stack(lua_State *co, int slots);
-enum { RVL_COROUTINE_STACK = 200, RVL_SCRIPT_STACK = 1000 };
-
 /* For coroutine.resume with the blocked calls of tasks passing through: see lua_standard.c */
 /* Resumes `co`, keeping the chain of running coroutines. */
 int rvl_resume(rvl_runtime *rt, lua_State *co, lua_State *from, int nargs, int *nresults);
