@@ -210,8 +210,9 @@ static size_t write_headers(rvl_grpc_call *c, rvl_http2_header *headers) {
     size_t n = rvl_grpc_write_timeout(c->timeout_text, c->due > now ? c->due - now : 1);
     h = put(h, "grpc-timeout", c->timeout_text, n, true);
   }
-  if (c->attempts > 1) {
-    int n = snprintf(c->attempts_text, sizeof c->attempts_text, "%u", c->attempts - 1);
+  unsigned previous = c->request.previous + c->attempts - 1;
+  if (previous > 0) {
+    int n = snprintf(c->attempts_text, sizeof c->attempts_text, "%u", previous);
     h = put(h, "grpc-previous-rpc-attempts", c->attempts_text, (size_t)n, false);
   }
   h = put_text(h, "user-agent", channel->options.user_agent);

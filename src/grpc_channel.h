@@ -37,6 +37,7 @@ typedef struct rvl_grpc_request {
   uint64_t timeout;         /* ns from now; 0: none */
   size_t max_message;       /* the largest that is accepted; 0: 2^31-1 */
   rvl_grpc_retries retries;
+  unsigned previous;        /* attempts that the owner made before this call */
   bool streamed;            /* any number of messages may come; otherwise exactly one */
   bool wait_for_ready;      /* a server that cannot be reached is waited for until the deadline */
 } rvl_grpc_request;

@@ -186,9 +186,6 @@ static bool is_ours(const char *name, size_t length) {
                                      "transfer-encoding", "upgrade", "keep-alive", "proxy-connection"};
   for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
     if (strlen(ours[i]) == length && memcmp(ours[i], name, length) == 0) return true;
-  /* a client with a policy of its own says itself how often it has tried */
-  static const char attempts[] = "grpc-previous-rpc-attempts";
-  if (length == sizeof attempts - 1 && memcmp(name, attempts, length) == 0) return false;
   return length >= 5 && memcmp(name, "grpc-", 5) == 0;
 }
 

@@ -200,7 +200,9 @@ static rvl_grpc_retries check_retries(lua_State *L, int arg) {
   };
 }
 
-/* (channel, method, request, metadata, timeout, max_message, retries, wait_for_ready); leaves the call alone */
+/*
+** (channel, method, request, metadata, timeout, max_message, retries, wait_for_ready, previous); leaves the call alone
+*/
 static call_box *start(lua_State *L, bool streamed) {
   rvl_grpc_channel *channel = check_channel(L);
   rvl_runtime *rt = rvl_upvalue_runtime(L);
@@ -214,6 +216,7 @@ static call_box *start(lua_State *L, bool streamed) {
       .retries = check_retries(L, 7),
       .streamed = streamed,
       .wait_for_ready = lua_toboolean(L, 8),
+      .previous = (unsigned)luaL_optinteger(L, 9, 0),
   };
   request.data = luaL_checklstring(L, 3, &request.length);
   lua_settop(L, 4);
@@ -260,7 +263,7 @@ static int unary_k(lua_State *L, int status, lua_KContext ctx) {
   return 2;
 }
 
-/* unary(method, request, metadata, timeout, max_message, retries, wait_for_ready) → see unary_k */
+/* unary(method, request, metadata, timeout, max_message, retries, wait_for_ready, previous) → see unary_k */
 static int channel_unary(lua_State *L) { return unary_k(L, LUA_OK, (lua_KContext)start(L, false)); }
 
 /* start(…): as unary, → a call that is not waited for, with any number of messages */

@@ -23,6 +23,7 @@ local TIMEOUT, CONNECT_TIMEOUT = 60, 20
 local KEEPALIVE = {interval = 10, timeout = 5}
 local RETRIES = {attempts = 5, initial = 0.5, factor = 2, cap = 8, jitter = 0.2}
 local MAX_ATTEMPTS = 100
+local MAX_PREVIOUS = 1000000
 
 --- The status codes by name: `grpc.status.NOT_FOUND == 5`.
 ---@type table<string, integer>
@@ -37,7 +38,7 @@ local CHANNEL_OPTIONS = {
   verify = "boolean", unix_socket = "string",
 }
 local CALL_OPTIONS = {timeout = true, metadata = true, request = "table|userdata", response = "table|userdata",
-  wait_for_ready = "boolean", retries = true}
+  wait_for_ready = "boolean", retries = true, previous_attempts = "integer"}
 
 -- --------------------------------------------------------------------------------------------------- arguments
 
@@ -334,12 +335,16 @@ local function prepare(where, self, method, request, options)
     if options.retries ~= nil then retries = read_retries(where, options.retries) end
     metadata = read_metadata(where, options.metadata)
     if options.request then request = options.request:encode(request) end
+    local previous = options.previous_attempts
+    if previous and (previous < 0 or previous > MAX_PREVIOUS) then
+      refuse(where, ("'previous_attempts' must be from 0 to %d"):format(MAX_PREVIOUS))
+    end
   end
   if type(request) ~= "string" then
     refuse(where, ("the request must be a string, got %s"):format(type(request)),
       "a table can be given with options.request = a message type of riverlua.protobuf")
   end
-  return request, metadata, timeout, retries, options.wait_for_ready, options.response
+  return request, metadata, timeout, retries, options.wait_for_ready, options.previous_attempts, options.response
 end
 
 --- Calls a method that answers with one message, and waits for it.
@@ -347,23 +352,25 @@ end
 ---@param request string|table the message's bytes; a table when `options.request` is given
 ---@param options table|nil `timeout` (seconds), `metadata` (in addition to the channel's), `request` and `response`
 --- (message types of riverlua.protobuf: the request and the reply are tables then), `wait_for_ready` (a server that
---- cannot be reached is waited for until the deadline), `retries` (instead of the channel's; false: none)
+--- cannot be reached is waited for until the deadline), `retries` (instead of the channel's; false: none),
+--- `previous_attempts` (how often the caller has tried before; the server is told)
 ---@return string|table reply
 ---@return table info {headers, trailers, status = 0, attempts}
 ---Raises kind="grpc" with `status` (number), `code` ("NOT_FOUND"), `details` (the server's text), `trailers`, `method`,
 ---`attempts`, `elapsed`, `sent` (false: the server has certainly not acted), `retryable`; `local_deadline` = true when
 ---the deadline passed here. kind="closed": the channel was closed.
 function Channel:unary(method, request, options)
-  local bytes, metadata, timeout, retries, ready, response = prepare("channel:unary", self, method, request, options)
-  local reply, call = self.core:unary(method, bytes, metadata, timeout, self.max_message, retries, ready)
+  local bytes, metadata, timeout, retries, ready, previous, response = prepare("channel:unary", self, method, request,
+    options)
+  local reply, call = self.core:unary(method, bytes, metadata, timeout, self.max_message, retries, ready, previous)
   if reply == nil then raise_failure(method, call) end
   if response then reply = response:decode(reply) end
   return reply, new_info(call)
 end
 
 local function start(where, self, method, request, options)
-  local bytes, metadata, timeout, retries, ready, response = prepare(where, self, method, request, options)
-  local call = self.core:start(method, bytes, metadata, timeout, self.max_message, retries, ready)
+  local bytes, metadata, timeout, retries, ready, previous, response = prepare(where, self, method, request, options)
+  local call = self.core:start(method, bytes, metadata, timeout, self.max_message, retries, ready, previous)
   return setmetatable({core = call, method = method, response = response}, Call)
 end
 

@@ -44,11 +44,11 @@ end
 --- Calls a method and waits for its reply.
 ---@param method string "OptimStep"
 ---@param bytes string the request
----@param options {timeout: number, metadata: table|nil, purpose: string|nil}
+---@param options {timeout: number, previous_attempts: integer|nil, purpose: string|nil}
 ---@return string reply
 function Network:rpc(method, bytes, options)
   return (channel_for(self, options.purpose or "main"):unary(PATH .. method, bytes, {timeout = options.timeout,
-    metadata = options.metadata}))
+    previous_attempts = options.previous_attempts}))
 end
 
 --- An iterator over the replies of a method that streams.

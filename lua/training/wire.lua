@@ -75,11 +75,9 @@ end
 local function attempt(self, method, bytes, options, seconds)
   self.check_open()
   self.calls = self.calls + 1
-  local metadata
-  if options.tries > 1 then metadata = {["grpc-previous-rpc-attempts"] = tostring(options.tries - 1)} end
   local started = clock.now()
   local ok, reply = pcall(self.transport.rpc, self.transport, method, bytes, {timeout = seconds,
-    metadata = metadata, purpose = options.purpose})
+    previous_attempts = options.tries - 1, purpose = options.purpose})
   tell(self, method, started, options.tries, not ok and reply or nil)
   if ok then return reply end
   if not errors.is(reply, "grpc") then error(reply, 0) end

@@ -369,6 +369,17 @@ describe("riverlua.grpc", function()
       assert.equal("3", err.trailers.previous)
     end)
 
+    it("count those that the caller made before", function()
+      local failing = {["fail-first"] = "9", ["fail-key"] = "g"}
+      local err = error_of(attempts, {metadata = failing, previous_attempts = 4})
+      assert.equal(1, err.attempts)
+      assert.equal("4", err.trailers.previous)
+      assert.equal("5", error_of(attempts, {metadata = failing, previous_attempts = 4,
+        retries = {attempts = 2, initial = 0.001}}).trailers.previous)
+      assert.equal("none", error_of(attempts, {metadata = failing, previous_attempts = 0}).trailers.previous)
+      assert.equal("argument", error_of(attempts, {previous_attempts = -1}).kind)
+    end)
+
     it("leave other failures alone, and obey the server", function()
       assert.equal(1, error_of(attempts, {retries = quick, metadata = {code = "10"}}).attempts)
       local err = error_of(attempts, {retries = quick,
