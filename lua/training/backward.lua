@@ -98,6 +98,7 @@ function backward.arguments(what, given, second, third, own)
     if second ~= nil then fail(what, "options in one table, or data and a table of options") end
   else
     options.data = given
+    if type(given) == "table" and given[1] ~= nil then failure.plain_list(what, given, "data") end
     if type(second) == "string" then
       options.loss_fn = second
       if third ~= nil then take(third) end
@@ -105,6 +106,7 @@ function backward.arguments(what, given, second, third, own)
       take(second)
     end
   end
+  future.check_interval(what, options.poll_interval)
   return options, settings
 end
 
@@ -149,7 +151,7 @@ function backward.plan(what, options, settings, prepare)
   elseif #data == 0 then
     fail(what, "there are no datums in data", "skip the step when no group has a signal")
   end
-  local name, config, graph = losses.read(what, options.loss_fn, settings, OWN)
+  local name, config, graph = losses.read(what, options.loss_fn, settings)
   local replay = flag(what, options, "force_routing_replay")
   local flips = flag(what, options, "compute_expert_flip_metric")
   if replay or flips then check_routing(what, data) end
@@ -227,11 +229,14 @@ local function request_of(model, plan_input, data, seq_id, options)
     expected_policy_id = options.expected_policy_id}
 end
 
+-- After these nobody knows what the service made of a request that was sent.
+local UNCLEAR = {unavailable = true, timeout = true, grpc = true, protocol = true}
+
 -- Sends one request, whole or as an upload; returns its request id.
 local function submit(model, plan_input, data, seq_id, options)
   local session = model.session
   local request = request_of(model, plan_input, data, seq_id, options)
-  local bytes = session.wire:encode(options.kind, request)
+  local bytes = session.wire:encode(options.kind, request, options.what)
   if options.kind == "ForwardBackward" then
     local upload_id = upload.maybe(session, options.what, model.model_id, bytes)
     if upload_id then
@@ -241,8 +246,13 @@ local function submit(model, plan_input, data, seq_id, options)
   end
   -- Gradients that are cleared first come out the same when this happens twice; added ones do not.
   local safe = options.kind == "Forward" or options.zero_out
-  return session:submit(options.what, options.kind, nil, {bytes = bytes, safe = safe,
+  local ok, result = pcall(session.submit, session, options.what, options.kind, nil, {bytes = bytes, safe = safe,
     deadline = clock.now() + options.timeout})
+  if ok then return result end
+  if errors.is(result) and not safe and result.sent and UNCLEAR[result.kind] then
+    result.hint = "whether its gradients were added is not known: begin anew, with zero_out = true"
+  end
+  error(result, 0)
 end
 
 local function submit_with_fallback(model, plan_input, data, seq_id, options)
@@ -262,9 +272,13 @@ end
 ---@return training.PendingOp
 function backward.send(model, plan, index, options)
   local part = plan.parts[index]
-  local request_id = model:in_turn(function(seq_id)
+  local ok, request_id = pcall(model.in_turn, model, function(seq_id)
     return submit_with_fallback(model, plan.input, part.data, seq_id, options)
   end)
+  if not ok then
+    plan.release()
+    error(request_id, 0)
+  end
   local session, count = model.session, #part.data
   part.data = nil   -- the bytes are not needed any more
   return future.new{

@@ -81,7 +81,7 @@ end
 
 -- Submits one batch; the same bytes until an answer comes.
 local function submit(context, what, request, deadline)
-  local bytes = context.wire:encode("SubmitSamplingBatch", request)
+  local bytes = context.wire:encode("SubmitSamplingBatch", request, what)
   local count = #(request.training or request.base_source or request.checkpoint).prompts
   local failures = 0
   while true do
@@ -102,7 +102,8 @@ local function submit(context, what, request, deadline)
     failures = failures + 1
     local pause = math.min(FIRST_DELAY * 2 ^ (failures - 1), LONGEST_DELAY)
     if not REPEATED[err.code] or not context.wire.retries or clock.now() + pause >= deadline then
-      error(failure.from_grpc({what = what, scrub = context.wire.scrub, checkpoint = context.last_checkpoint}, err), 0)
+      error(context:explain(what, failure.from_grpc({what = what, scrub = context.wire.scrub,
+        checkpoint = context.last_checkpoint}, err)), 0)
     end
     context:check(what)
     context.wire.transport:pause(pause)
@@ -132,10 +133,7 @@ PendingSamplingBatch.__name = "training.PendingSamplingBatch"
 ---@field source fun(prompts: table[]): string, table which member of the request, and what it is
 ---@field split boolean|nil several batches where one is too small
 
---- Submits samples. Raises what a refused request raises.
----@param given training.BatchOptions
----@return training.PendingSamplingBatch
-function batch.submit(given)
+local function begin(given)
   local what, plan, context = given.what, given.plan, given.context
   local count = #plan.prompts
   if count > MOST_IN_A_BATCH and not given.split then
@@ -144,6 +142,8 @@ function batch.submit(given)
   end
   if plan.timeout > LONGEST then fail(what, "'timeout' must be at most 86400 seconds") end
   local policy = read_policy(what, given.options, count, given.model ~= nil)
+  local streams = errors.expect(what, "max_concurrent_streams", given.options.max_concurrent_streams, "integer|nil")
+  if streams and streams < 1 then fail(what, "max_concurrent_streams must be at least 1") end
   local key = errors.expect(what, "idempotency_key", given.options.idempotency_key, "string|nil")
   if given.split and count > MOST_IN_A_BATCH and (key or policy.retained_kv_groups) then
     fail(what, ("with an idempotency_key or retained_kv_groups, at most %d samples are possible"):format(
@@ -154,7 +154,7 @@ function batch.submit(given)
     about = given.model or given.about, deadline = deadline,
     started = clock.now(), request_ids = {}, handles = {}, ready = {}, groups = {},
     interval = given.options.poll_interval,
-    streams = given.options.max_concurrent_streams or MOST_STREAMS,
+    streams = streams or MOST_STREAMS,
     model_step = given.model and given.model.step}, PendingSamplingBatch)
   for i = 1, plan.num_prompts do self.groups[i] = {} end
   for first = 1, count, MOST_IN_A_BATCH do
@@ -170,6 +170,16 @@ function batch.submit(given)
     end
   end
   return self
+end
+
+--- Submits samples. Raises what a refused request raises.
+---@param given training.BatchOptions
+---@return training.PendingSamplingBatch
+function batch.submit(given)
+  local ok, result = pcall(begin, given)
+  if ok then return result end
+  given.plan.release()   -- what was set aside for it
+  error(result, 0)
 end
 
 local function call_of(self, handle)
@@ -188,21 +198,21 @@ local function complete(self, handle, sample, err)
     sample = sample, error = err}
 end
 
--- A failure that may pass: asked again later, or given up.
-local function note_failure(self, handle, err)
+-- A failure that may pass: asked again later, or given up. `own`: it is that of the sample, not of a call for many.
+local function note_failure(self, handle, err, now, own)
   handle.failures = handle.failures + 1
   local too_many = handle.failures >= future.MOST_FAILURES and not future.PATIENT[err.code]
-  if too_many or future.TERMINAL[err.code] then
-    return complete(self, handle, nil, failure.from_grpc(call_of(self, handle), err))
+  if too_many or future.TERMINAL[err.code] and (own or err.code ~= "CANCELLED") then
+    return complete(self, handle, nil, self.context:explain(self.what, failure.from_grpc(call_of(self, handle), err)))
   end
-  handle.due = clock.now() + future.back_off(handle.failures)
+  handle.due = now + future.back_off(handle.failures)
 end
 
-local function take(self, handle, result)
+local function take(self, handle, result, now)
   if result.pending then
     handle.failures = 0
-    local waited = clock.now() - self.started
-    handle.due = clock.now() + (self.interval
+    local waited = now - self.started
+    handle.due = now + (self.interval
       or math.max(SHORTEST_INTERVAL, math.min(waited * SHARE, LONGEST_INTERVAL)))
   elseif result.inference then
     local results = result.inference.results
@@ -218,9 +228,9 @@ local function take(self, handle, result)
     complete(self, handle, nil, failure.from_failed(call_of(self, handle), result.failed, details))
   elseif result.error then
     note_failure(self, handle, {code = CODES[result.error.code] or "UNKNOWN", status = result.error.code,
-      details = result.error.message, method = "RetrieveSamplingResults"})
+      details = result.error.message, method = "RetrieveSamplingResults"}, now, true)
   else
-    note_failure(self, handle, {code = "UNKNOWN", status = 2, details = "a result without content"})
+    note_failure(self, handle, {code = "UNKNOWN", status = 2, details = "a result without content"}, now, true)
   end
 end
 
@@ -249,8 +259,9 @@ local function snapshot(self, handles)
   if broken and not err then
     err = {code = "INTERNAL", status = 13, details = broken, method = "RetrieveSamplingResults"}
   end
+  local now = clock.now()   -- the same for all, so that they are due together again
   for _, handle in ipairs(handles) do
-    if err then note_failure(self, handle, err) else take(self, handle, results[handle.id]) end
+    if err then note_failure(self, handle, err, now) else take(self, handle, results[handle.id], now) end
   end
 end
 

@@ -3,6 +3,7 @@
 
 local clock = require "riverlua.clock"
 local errors = require "riverlua.errors"
+local failure = require "training.failure"
 local future = require "training.future"
 local json = require "riverlua.json"
 
@@ -62,6 +63,7 @@ function chat.complete(context, what, given, target)
   local request = {request_json = encode(body)}
   for name, value in pairs(target.fields) do request[name] = value end
   local timeout = context:timeout_of(what, given.timeout)
+  future.check_interval(what, given.poll_interval)
   local request_id = context:submit(what, target.method, request, {safe = true, deadline = clock.now() + timeout})
   return future.new{context = context, what = what, request_id = request_id, model_id = target.model_id,
     field = "chat_complete", timeout = timeout, poll_interval = given.poll_interval, parse = function(reply)
@@ -79,7 +81,10 @@ function chat.arguments(what, given, more)
   for name, value in pairs(is_options and given or errors.expect(what, "options", more or {}, "table")) do
     options[name] = value
   end
-  if not is_options then options.messages = given end
+  if not is_options then
+    if given[1] ~= nil then failure.plain_list(what, given, "messages") end
+    options.messages = given
+  end
   return options
 end
 

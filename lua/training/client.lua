@@ -208,6 +208,9 @@ end
 --- Internal: as for a session; a client has no heartbeats.
 function Client:check() self:check_open() end
 
+--- Internal: as for a session; there is none that could be lost.
+function Client:explain(_, err) return err end   -- luacheck: ignore self
+
 --- Internal: tells the user what is worth knowing but no error.
 function Client:warn(text) self.write_warning(text) end
 
@@ -250,9 +253,10 @@ end
 function Client:submit(what, method, request, options)
   local own = {what = what, rounds = true}
   for name, value in pairs(options) do own[name] = value end
-  local request_id = self.wire:rpc(method, request, own).request_id
-  if request_id == "" then error(failure.protocol({what = what}, "the service gave no request id"), 0) end
-  return request_id
+  local ok, reply = pcall(self.wire.rpc, self.wire, method, request, own)
+  if ok and reply.request_id ~= "" then return reply.request_id end
+  if options.release then options.release() end
+  error(ok and failure.protocol({what = what}, "the service gave no request id") or reply, 0)
 end
 
 --- Internal: raises unless the endpoint offers a feature. Asked once for each.
@@ -360,7 +364,7 @@ function Client:sample(prompts, options)
   local about = {base_model = options.base_model}
   local release = self:reserve(about, plan)
   local request_id = self:submit(what, "InferenceGenerate", {base_model = options.base_model, prompts = plan.prompts,
-    metrics_type = options.metrics_type}, {safe = true, deadline = clock.now() + plan.timeout})
+    metrics_type = options.metrics_type}, {safe = true, deadline = clock.now() + plan.timeout, release = release})
   return future.new{context = self, what = what, request_id = request_id, field = "inference", timeout = plan.timeout,
     poll_interval = options.poll_interval, on_failure = function() release() end, parse = function(response)
       release()

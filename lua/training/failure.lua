@@ -47,7 +47,9 @@ local HINTS = {
   capacity = "wait, ask for less at once, or see session:capacity_status()",
 }
 
-local RETRYABLE = {UNAVAILABLE = true, DEADLINE_EXCEEDED = true, ABORTED = true, RESOURCE_EXHAUSTED = true}
+-- CANCELLED: by a server that goes away, as nobody else does.
+local RETRYABLE = {UNAVAILABLE = true, DEADLINE_EXCEEDED = true, ABORTED = true, RESOURCE_EXHAUSTED = true,
+  CANCELLED = true}
 
 --- A function that takes the key out of texts.
 ---@param key string|nil
@@ -67,7 +69,29 @@ end
 
 failure.one_line = one_line
 
+--- Raises kind "argument" when a list has fields with names too, which would be left out: options in the wrong place.
+---@param what string
+---@param list table
+---@param name string of the list among the options
+function failure.plain_list(what, list, name)
+  for key in pairs(list) do
+    if type(key) == "string" then
+      errors.raise{kind = "argument", message = ("%s: there is an option among the %s: '%s'"):format(what, name, key),
+        hint = ("%s{%s = {…}, %s = …}"):format(what, name, key)}
+    end
+  end
+end
+
 local function same(text) return text end
+
+-- A copy of what the service said about a failure, without the key.
+local function scrubbed(scrub, value)
+  if type(value) == "string" then return scrub(value) end
+  if type(value) ~= "table" then return value end
+  local copy = {}
+  for name, item in pairs(value) do copy[scrubbed(scrub, name)] = scrubbed(scrub, item) end
+  return copy
+end
 
 ---@class training.Call What an error has to know about where it comes from.
 ---@field what string the method as the user wrote it: "optim_step"
@@ -78,6 +102,7 @@ local function same(text) return text end
 local function hint_of(err, call, cause)
   if err.error_code == "IMAGE_EXPIRED" then return "upload the image again: session:restore_image(image)" end
   local hint = cause and cause.hint or HINTS[err.kind]
+  if err.kind == "timeout" and err.sent == false then hint = HINTS.unavailable end   -- there was no connection
   if err.request_id and (err.kind == "timeout" or err.kind == "unavailable") then
     hint = ("the operation may still end: its request id is %s"):format(err.request_id)
   end
@@ -100,7 +125,9 @@ function failure.from_grpc(call, cause)
   details = one_line(scrub, details)
   local err = {
     kind = known[1], status = cause.status, code = cause.code, details = details, method = cause.method,
-    error_code = trailers["river-error-code"], image_id = trailers["river-image-id"], request_id = call.request_id,
+    error_code = scrubbed(scrub, trailers["river-error-code"]),
+    image_id = scrubbed(scrub, trailers["river-image-id"]),
+    request_id = call.request_id,
     attempts = cause.attempts, sent = cause.sent, retryable = RETRYABLE[cause.code] or false,
     checkpoint = call.checkpoint,
     message = ("%s: %s [%s]%s"):format(call.what, known[2], cause.code, details ~= "" and " - " .. details or ""),
@@ -116,13 +143,15 @@ end
 ---@param details table|nil its details as ordinary values
 ---@return riverlua.Error
 function failure.from_failed(call, failed, details)
-  local category = failed.error_category ~= "" and failed.error_category or "failed"
-  local text = one_line(call.scrub or same, failed.message)
+  local scrub = call.scrub or same
+  local category = failed.error_category ~= "" and one_line(scrub, failed.error_category) or "failed"
+  local text = one_line(scrub, failed.message)
   local hint = category == "auto_checkpoint_failed"
     and "the weights are as they were: see model:latest_auto_checkpoint()" or nil
   return errors.new{
-    kind = category == "auto_checkpoint_failed" and category or "failed", code = category, details = details,
-    request_id = call.request_id, retryable = false, checkpoint = call.checkpoint, hint = hint,
+    kind = category == "auto_checkpoint_failed" and category or "failed", code = category,
+    details = scrubbed(scrub, details), request_id = call.request_id,
+    retryable = false, checkpoint = call.checkpoint, hint = hint,
     message = ("%s: the service failed: %s%s"):format(call.what, category, text ~= "" and ": " .. text or ""),
   }
 end

@@ -27,6 +27,15 @@ future.TERMINAL, future.PATIENT, future.MOST_FAILURES = TERMINAL, PATIENT, MOST_
 ---@param failures integer since the last good answer
 function future.back_off(failures) return math.min(FIRST_DELAY * 2 ^ (failures - 1), LONGEST_DELAY) end
 
+--- Raises kind "argument" unless a value can be the interval between polls.
+---@param what string
+---@param value any seconds, or nil
+function future.check_interval(what, value)
+  if value == nil or type(value) == "number" and value >= 0 and value < math.huge then return end
+  errors.raise{kind = "argument", message = ("%s: 'poll_interval' must be a number of seconds, got %s"):format(what,
+    tostring(value))}
+end
+
 ---@class training.PendingOp An operation under way.
 ---@field request_id string the service's name for it
 ---@field done boolean whether its result is here
@@ -35,7 +44,7 @@ PendingOp.__index = PendingOp
 PendingOp.__name = "training.PendingOp"
 
 ---@class training.FutureOptions
----@field context table the session or client: `wire`, `check()` and `last_checkpoint`
+---@field context table the session or client: `wire`, `check()`, `explain()` and `last_checkpoint`
 ---@field what string
 ---@field request_id string
 ---@field model_id string|nil
@@ -101,7 +110,8 @@ local function wait(self, seconds)
     local left = deadline - clock.now()
     if left <= 0 then error(failure.timed_out(call_of(self), seconds), 0) end
     local reply, err = context.wire:try("RetrieveFuture", request, {what = options.what, deadline = deadline,
-      safe = true, rpc_timeout = math.min(LONGEST_POLL, left)})
+      safe = true, rpc_timeout = math.min(LONGEST_POLL, left), request_id = self.request_id,
+      checkpoint = context.last_checkpoint})
     if self.done then break end   -- another task was here meanwhile
     local pause
     if reply then
@@ -113,7 +123,7 @@ local function wait(self, seconds)
       end
       pause = interval_of(self)
     elseif TERMINAL[err.code] then
-      error(failure.from_grpc(call_of(self), err), 0)
+      error(context:explain(options.what, failure.from_grpc(call_of(self), err)), 0)
     else
       failures = failures + 1
       if failures >= MOST_FAILURES and not PATIENT[err.code] then error(failure.from_grpc(call_of(self), err), 0) end

@@ -39,16 +39,20 @@ function losses.BuiltinLoss(name, config)
   return setmetatable({name = name, config = own}, BuiltinLoss)
 end
 
-local function add(what, config, name, value, known, options)
+-- Of the calls, for what was meant to be one of them.
+local OPTIONS = {"data", "loss_fn", "timeout", "zero_out", "compute_expert_flip_metric", "force_routing_replay",
+  "expected_policy_id", "allow_routing_fallback", "poll_interval"}
+
+local function add(what, config, name, value, known)
   if config[name] ~= nil then fail(what, ("the setting '%s' of the loss is given twice"):format(name)) end
-  if known and not known[name] then
-    local near = errors.suggest(name, known) or errors.suggest(name, options)
+  if known and not known[name] or type(name) ~= "string" then
+    local near = type(name) == "string" and (known and errors.suggest(name, known) or errors.suggest(name, OPTIONS))
     fail(what, ("'%s' is neither an option nor a setting of this loss"):format(tostring(name)),
       near and ("did you mean '%s'?"):format(near) or nil)
   end
   if type(value) == "boolean" then value = value and 1 or 0 end
   if type(value) ~= "number" or value ~= value or value == math.huge or value == -math.huge then
-    fail(what, ("the setting '%s' of the loss must be a finite number, got %s"):format(tostring(name), tostring(value)))
+    fail(what, ("the setting '%s' of the loss must be a finite number, got %s"):format(name, tostring(value)))
   end
   config[name] = value + 0.0
 end
@@ -57,18 +61,17 @@ end
 ---@param what string
 ---@param given string|table|nil name, BuiltinLoss or a loss graph; default "cross_entropy"
 ---@param extra table<string, any> options that are not the call's own: settings of the loss
----@param options table<string, any> names of the call's own
 ---@return string name
 ---@return table<string, number> config
 ---@return table|nil graph
-function losses.read(what, given, extra, options)
+function losses.read(what, given, extra)
   local config, graph = {}, nil
   local name = given
   if given == nil then
     name = "cross_entropy"
   elseif getmetatable(given) == BuiltinLoss then
     name = given.name
-    for key, value in pairs(given.config) do add(what, config, key, value, SETTINGS[name], {}) end
+    for key, value in pairs(given.config) do add(what, config, key, value, SETTINGS[name]) end
   elseif type(given) == "table" and type(given.json) == "string" then
     name, graph = "loss_graph_v1", given
   elseif type(given) ~= "string" then
@@ -80,7 +83,7 @@ function losses.read(what, given, extra, options)
     -- a service may know losses that are newer than this client
     if near then fail(what, ("unknown loss '%s'"):format(name), ("did you mean '%s'?"):format(near)) end
   end
-  for key, value in pairs(extra) do add(what, config, key, value, known, options) end
+  for key, value in pairs(extra) do add(what, config, key, value, known) end
   return name, config, graph
 end
 

@@ -49,11 +49,15 @@ function model.new(session, fields)
 end
 
 --- Internal: runs `fn(seq_id)` with the next sequence id; one at a time, as the service works in the order of arrival.
+--- The id of a request that cannot have arrived is given to the next one.
 ---@param fn fun(seq_id: integer): any
 function Model:in_turn(fn)
   return self.turn:with(function()
     self.seq_id = self.seq_id + 1
-    return fn(self.seq_id)
+    local ok, result = pcall(fn, self.seq_id)
+    if ok then return result end
+    if errors.is(result) and (result.sent == false or result.kind == "argument") then self.seq_id = self.seq_id - 1 end
+    error(result, 0)
   end)
 end
 
@@ -121,7 +125,7 @@ local function submit_samples(self, what, prompts, options)
   local plan, session, step = plan_samples(self, what, options), self.session, self.step
   local request_id = session:submit(what, "SampleFromTraining",
     {model_id = self.model_id, prompts = plan.prompts, metrics_type = options.metrics_type},
-    {safe = true, deadline = clock.now() + plan.timeout})
+    {safe = true, deadline = clock.now() + plan.timeout, release = plan.release})
   return future.new{
     context = session, what = what, request_id = request_id, model_id = self.model_id, field = "inference",
     timeout = plan.timeout, poll_interval = options.poll_interval,
@@ -161,10 +165,10 @@ function Model:sample(prompts, options) return submit_samples(self, "sample", pr
 
 local function submit_batch(self, what, prompts, options, split)
   options = sampling.arguments(what, prompts, options, sampling.OPTIONS.model_batch)
-  local plan = plan_samples(self, what, options)
   if options.policy_selection == "latest_snapshot" then
     self.session:need_feature(what, "sampling_latest_snapshot_v1", "policy_selection = \"latest_snapshot\"")
   end
+  local plan = plan_samples(self, what, options)
   return batch.submit{context = self.session, what = what, plan = plan, options = options, model = self, split = split,
     source = function(list)
       return "training", {model_id = self.model_id, prompts = list, metrics_type = options.metrics_type}
@@ -245,6 +249,11 @@ end
 ---@return training.ForwardResult
 function Model:forward(data, second, third)
   local options, settings = backward.arguments("forward", data, second, third)
+  for _, name in ipairs{"zero_out", "allow_routing_fallback"} do
+    if options[name] ~= nil then
+      errors.raise{kind = "argument", message = ("forward: '%s' is for forward_backward"):format(name)}
+    end
+  end
   return run_parts(self, "forward", "Forward", plan_pass(self, "forward", options, settings), options)
 end
 
@@ -307,6 +316,9 @@ function Model:submit_optim_step(lr, options)
   return optim.submit(self, "submit_optim_step", optim.arguments("submit_optim_step", lr, options))
 end
 
+-- After these there is nothing to wait for.
+local STOPPED = {cancelled = true, interrupted = true, closed = true, session_lost = true}
+
 local STEP = {data = true}
 for name in pairs(optim.OPTIONS) do STEP[name] = true end
 
@@ -359,6 +371,7 @@ function Model:train_step(data, second, third)
   end
   local pass, made = submit_step(self, what, plan, options, step)
   local ok, result = pcall(pass.result, pass)
+  if not ok and errors.is(result) and STOPPED[result.kind] then error(result, 0) end
   local step_result = made:result()   -- it is under way in any case
   if not ok then error(result, 0) end
   return result, step_result

@@ -18,8 +18,11 @@ for name in ([[lr beta1 beta2 eps weight_decay grad_clip_norm gradient_scale tim
 
 optim.OPTIONS = OPTIONS
 
--- After these nobody knows whether the step was made. A refusal counts when the request had gone out before.
-local UNCLEAR = {unavailable = true, timeout = true, grpc = true, not_found = true, precondition = true, closed = false}
+-- After these nobody knows whether the step was made.
+local LOST = {unavailable = true, timeout = true, grpc = true, protocol = true}
+-- After these neither, when the service had accepted it.
+local FORGOTTEN = {not_found = true, precondition = true}
+local SYNC = "model:sync_committed_policy() tells which weights there are"
 
 local function fail(what, message, hint)
   errors.raise{kind = "argument", message = what .. ": " .. message, hint = hint}
@@ -37,6 +40,11 @@ end
 
 local function adam(what, options)
   if options.lr == nil then fail(what, "there is no learning rate", what .. "{lr = 4e-5}") end
+  for _, name in ipairs{"beta1", "beta2"} do
+    if number(what, options, name, 0, 0) >= 1 then
+      fail(what, ("'%s' must be below 1, got %s"):format(name, tostring(options[name])))
+    end
+  end
   return {
     learning_rate = number(what, options, "lr", nil, 0), beta1 = number(what, options, "beta1", 0.9, 0),
     beta2 = number(what, options, "beta2", 0.999, 0), eps = number(what, options, "eps", 1e-8, 0),
@@ -57,6 +65,7 @@ function optim.arguments(what, given, more)
     options.lr = given
   end
   errors.check_options(what, options, OPTIONS)
+  future.check_interval(what, options.poll_interval)
   return options
 end
 
@@ -84,15 +93,27 @@ local function expected_of(model, what, options)
   return policy and policy.id or nil
 end
 
--- After a failure that leaves open whether the step was made: what the service's state says about it.
+-- Whether an error leaves open if the step was made. A refusal does when the request had gone out before.
+local function is_unclear(err, submitted)
+  if LOST[err.kind] then return true end
+  if submitted then return FORGOTTEN[err.kind] end
+  return err.code ~= nil and err.sent and (err.attempts or 1) > 1
+end
+
+-- After such a failure: what the service's state says about it.
 local function find_out(model, expected, err, submitted)
-  if not expected or not errors.is(err) or not UNCLEAR[err.kind] then return nil end
-  if err.kind == "precondition" and not submitted and (err.attempts or 1) < 2 then return nil end
+  if not errors.is(err) then return nil end
+  if not is_unclear(err, submitted) then
+    if err.kind == "precondition" then err.hint = SYNC end
+    return nil
+  end
+  if err.kind ~= "timeout" then err.hint = SYNC end
+  if not expected then return nil end
   local ok, policy = pcall(model.get_policy_version, model)
   if not ok or not policy then return nil end
   if policy.parent_id == expected then return {metrics = {}, policy_version = policy, recovered = true} end
-  if policy.id == expected and not submitted and err.sent ~= true then
-    err.applied = false
+  if policy.id == expected and err.sent == false then
+    err.applied, err.hint = false, "the step can be made again"
     err.message = err.message .. "; the step was not made"
   end
   return nil
@@ -118,14 +139,20 @@ function optim.submit(model, what, options)
       expected_policy_id = expected, idempotency_key = key}, {safe = key ~= nil, deadline = clock.now() + timeout})
   end
   local ok, request_id = pcall(model.in_turn, model, submit)
-  local function over() model.steps_pending = math.max(0, model.steps_pending - 1) end
+  local pending = true
+  local function over()
+    if pending then model.steps_pending = math.max(0, model.steps_pending - 1) end
+    pending = false
+  end
   if not ok then
     over()
+    if errors.is(request_id) and (request_id.sent == false or request_id.kind == "argument") then
+      model.step = model.step - 1
+    end
     local found = find_out(model, expected, request_id, false)
     if not found then error(request_id, 0) end
     return future.done(what, took(model, found))
   end
-  local ended = false
   return future.new{
     context = session, what = what, request_id = request_id, model_id = model.model_id, field = "optim_step",
     timeout = timeout, poll_interval = options.poll_interval,
@@ -135,10 +162,7 @@ function optim.submit(model, what, options)
     end,
     on_failure = function(err)
       local found = find_out(model, expected, err, true)
-      if not ended and (found or errors.is(err) and err.kind ~= "timeout" and err.kind ~= "unavailable") then
-        ended = true
-        over()
-      end
+      if found or errors.is(err) and err.kind ~= "timeout" and err.kind ~= "unavailable" then over() end
       return found and took(model, found)
     end,
   }

@@ -311,11 +311,17 @@ function progress.resumable(options)
   local run <close> = progress.open(options.path, {every = options.every, seconds = options.seconds,
     backup = options.backup})
   run.restarts = 0
+  local first = options.state == nil and {} or options.state
+  local is_kept, initial = pcall(encode, first)
   while true do
     local saved = run:load()
     if saved and saved.step >= options.steps then return saved.state, saved end
     local state = saved and saved.state
-    if state == nil then state = options.state or {} end
+    if state == nil and run.restarts > 0 and is_kept then
+      state = decode(initial)   -- steps of before have changed the given one
+    elseif state == nil then
+      state = first
+    end
     local ok, outcome = try_session(run, options, saved, state)
     if ok then return state, outcome end
     if not lost(outcome) or run.restarts >= most then error(outcome, 0) end

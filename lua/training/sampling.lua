@@ -5,6 +5,8 @@
 
 local array = require "riverlua.array"
 local errors = require "riverlua.errors"
+local failure = require "training.failure"
+local future = require "training.future"
 local images = require "training.images"
 
 local sampling = {}
@@ -48,6 +50,7 @@ function sampling.arguments(what, given, more, allowed)
   if type(given) == "string" or type(given) == "table" and (given[1] ~= nil or next(given) == nil and more) then
     for name, value in pairs(errors.expect(what, "options", more or {}, "table")) do options[name] = value end
     if options.prompts ~= nil then fail(what, "the prompts are given twice") end
+    if type(given) == "table" then failure.plain_list(what, given, "prompts") end
     options.prompts = given
   elseif type(given) == "table" then
     if more ~= nil then fail(what, "options in one table, or prompts and a table of options") end
@@ -58,21 +61,24 @@ function sampling.arguments(what, given, more, allowed)
     fail(what, "prompts are a text or a list of texts, got a " .. type(given))
   end
   errors.check_options(what, options, allowed)
+  future.check_interval(what, options.poll_interval)
   return options
 end
 
+local function show(value) return type(value) == "string" and ("%q"):format(value) or tostring(value) end
+
 local function integer(what, name, value, least, most)
-  if math.type(value) ~= "integer" and math.tointeger(value) then value = math.tointeger(value) end
+  if type(value) == "number" then value = math.tointeger(value) or value end
   if math.type(value) ~= "integer" or least and value < least or most and value > most then
     fail(what, ("'%s' must be an integer%s, got %s"):format(name, least and " of at least " .. least or "",
-      tostring(value)))
+      show(value)))
   end
   return value
 end
 
 local function number(what, name, value, least, most)
   if type(value) ~= "number" or value ~= value or value < least or value > most then
-    fail(what, ("'%s' must be a number from %g to %g, got %s"):format(name, least, most, tostring(value)))
+    fail(what, ("'%s' must be a number from %g to %g, got %s"):format(name, least, most, show(value)))
   end
   return value + 0.0
 end
@@ -244,6 +250,11 @@ function sampling.plan(what, options, default_timeout)
   if type(timeout) ~= "number" or timeout ~= timeout or timeout <= 0 then
     fail(what, "'timeout' must be a number of seconds above 0")
   end
+  for _, name in ipairs{"return_prompt_logprobs", "return_prompt_token_ids", "return_expert_routing"} do
+    errors.expect(what, name, options[name], "boolean|nil")
+  end
+  errors.expect(what, "metrics_type", options.metrics_type, "string|nil")
+  if options.top_p == 0 then fail(what, "'top_p' must be above 0", "temperature = 0 takes the most likely token") end
   local logprobs = options.logprobs and integer(what, "logprobs", options.logprobs, 0) or 0
   local settings = {
     max_tokens = max_tokens,

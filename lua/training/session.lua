@@ -18,6 +18,7 @@ local session = {}
 local CREATE_TIMEOUT = 60
 -- What cannot be unloaded ends with the session, when the service has not heard from it for half an hour.
 local UNLOAD_TIMEOUT = 30
+local HEARTBEAT_TIMEOUT = 30
 
 ---@class training.Session
 ---@field session_id string
@@ -45,12 +46,17 @@ local OPTIONS = {}
 for name in ([[tags timeout capacity_hints before_poll on_session_creation_attempted on_session_created
   on_session_closed budget prices context_length heartbeat]]):gmatch("%S+") do OPTIONS[name] = true end
 
+local HEARTBEAT = {interval = true, attempts = true, pause = true, deadline = true, silence = true, rejected = true,
+  connect_timeout = true, keepalive = true}
+
 local function read_tags(given)
   local tags = {}
   local function take(name, value)
     if type(name) ~= "string" or type(value) ~= "string" then
+      local near = type(name) == "string" and errors.suggest(name, OPTIONS)
       errors.raise{kind = "argument", message = ("session: the tag '%s' must be a text, got a %s"):format(
-        tostring(name), type(value)), hint = "tags are texts, such as run = \"first\" and project = \"maths\""}
+        tostring(name), type(value)), hint = near and ("did you mean the option '%s'?"):format(near)
+        or "tags are texts, such as run = \"first\" and project = \"maths\""}
     end
     tags[name] = value
   end
@@ -78,12 +84,15 @@ function session.new(client, options)
   for _, name in ipairs{"before_poll", "on_session_creation_attempted", "on_session_created", "on_session_closed"} do
     errors.expect("session", name, options[name], "callable|nil")
   end
+  errors.expect("session", "capacity_hints", options.capacity_hints, "boolean|nil")
+  local heartbeat = errors.expect("session", "heartbeat", options.heartbeat or {}, "table")
+  errors.check_options("session: heartbeat", heartbeat, HEARTBEAT)
   local timeout = client:timeout_of("session", options.timeout or CREATE_TIMEOUT)
   local meter = client:new_meter("session", options)
   if options.on_session_creation_attempted then options.on_session_creation_attempted() end
   local ok, reply, err = pcall(client.wire.try, client.wire, "CreateSession",
     {tags = tags, sdk_version = client.identity},
-    {what = "session", deadline = clock.now() + timeout, purpose = "session", unsent_only = true})
+    {what = "session", deadline = clock.now() + timeout, purpose = "session"})
   if client.wire.transport.release then client.wire.transport:release("session") end
   if not ok then error(reply, 0) end
   local call = {what = "session", scrub = client.wire.scrub}
@@ -97,7 +106,8 @@ function session.new(client, options)
   if reply.warning_message then client:warn(failure.one_line(client.wire.scrub, reply.warning_message)) end
   local self = setmetatable({client = client, wire = client.wire, session_id = reply.session_id, models = {},
     model_seq_id = 0, timeout = client.timeout, meter = meter, image_slots = client.image_slots, tags = tags,
-    info_message = reply.info_message, before_poll = options.before_poll or false, used_images = false, closed = false,
+    info_message = reply.info_message and client.wire.scrub(reply.info_message),
+    before_poll = options.before_poll or false, used_images = false, closed = false,
     on_session_closed = options.on_session_closed or false, last_checkpoint = false, heartbeat = false}, Session)
   self.last_checkpoint = nil
   self.heartbeat = start_heartbeat(self, options) or false
@@ -137,23 +147,51 @@ local function own_options(self, what, options)
   return own
 end
 
+--- Internal: what an error means for the session: when the service knows nothing of a model, it may be the session
+--- that is gone. It is asked, as heartbeats tell of it only when they have been refused for a while.
+---@param what string
+---@param err any
+---@return any err the same, or one of kind "session_lost"
+function Session:explain(what, err)
+  if not errors.is(err, "not_found") or not self.heartbeat or self.lost or self.closed then return err end
+  local reply = self.wire:try("SessionHeartbeat", {session_id = self.session_id},
+    {what = what, deadline = clock.now() + HEARTBEAT_TIMEOUT, safe = true})
+  if not reply or reply.success then return err end
+  self.lost = true
+  return failure.session_lost({what = what, request_id = err.request_id, checkpoint = self.last_checkpoint},
+    {kind = "session_lost", session_id = self.session_id, rejected = true, retryable = false, cause = err,
+      message = "the service has ended the session" .. (err.details ~= "" and ": " .. err.details or "")})
+end
+
 --- Internal: an RPC on behalf of the session.
 function Session:rpc(what, method, request, options)
   check_open(self, what)
-  return self.wire:rpc(method, request, own_options(self, what, options))
+  local own = own_options(self, what, options)
+  local reply, err = self.wire:try(method, request, own)
+  if reply then return reply end
+  error(self:explain(what, failure.from_grpc({what = what, scrub = self.wire.scrub, checkpoint = self.last_checkpoint},
+    err)), 0)
 end
 
---- Internal: begins an operation; returns its request id.
-function Session:submit(what, method, request, options)
+-- Begins an operation; returns its request id.
+local function submit(self, what, method, request, options)
   check_open(self, what)
   self:check(what)
-  local own = own_options(self, what, options)
-  own.rounds = true
-  local request_id = self.wire:rpc(method, request, own).request_id
+  options.rounds = true
+  local request_id = self:rpc(what, method, request, options).request_id
   if request_id == "" then
     error(failure.protocol({what = what, checkpoint = self.last_checkpoint}, "the service gave no request id"), 0)
   end
   return request_id
+end
+
+--- Internal: begins an operation; returns its request id. When that fails, `options.release` gives back what was set
+--- aside for it.
+function Session:submit(what, method, request, options)
+  local ok, result = pcall(submit, self, what, method, request, options)
+  if ok then return result end
+  if options.release then options.release() end
+  error(result, 0)
 end
 
 --- Internal: seconds that a call may take.
@@ -204,6 +242,7 @@ local function read_create(given, more)
   end
   if options.train_router and not options.full_weight then fail(what, "train_router needs full_weight = true") end
   errors.expect(what, "image_token_id", options.image_token_id, "integer|nil")
+  errors.expect(what, "load_optimizer", options.load_optimizer, "boolean|nil")
   return options
 end
 
@@ -225,12 +264,22 @@ function Session:create_model(base_model, options)
   local what = "create_model"
   options = read_create(base_model, options)
   local timeout = self:timeout_of(what, options.timeout)
-  self.model_seq_id = self.model_seq_id + 1
-  local request_id = self:submit(what, "CreateModel", {
-    session_id = self.session_id, model_seq_id = self.model_seq_id, base_model = options.base_model,
+  if options.checkpoint ~= nil then weights.path(what, options.checkpoint) end
+  local request = {
+    session_id = self.session_id, model_seq_id = self.model_seq_id + 1, base_model = options.base_model,
     lora_config = options.lora and lora.message(options.lora), full_weight = options.full_weight,
     train_router = options.train_router, training_data_attestation_id = attestation_id(
-      options.training_data_attestation)}, {deadline = clock.now() + timeout})
+      options.training_data_attestation)}
+  self.model_seq_id = self.model_seq_id + 1
+  local ok, request_id = pcall(self.submit, self, what, "CreateModel", request,
+    {safe = "answered", deadline = clock.now() + timeout})
+  if not ok then
+    -- what cannot have arrived has not used its number, unless another task has gone on meanwhile
+    if errors.is(request_id) and request_id.sent == false and self.model_seq_id == request.model_seq_id then
+      self.model_seq_id = self.model_seq_id - 1
+    end
+    error(request_id, 0)
+  end
   local made = future.new{context = self, what = what, request_id = request_id, field = "create_model",
     timeout = timeout}:result()
   local new = require("training.model").new(self, {model_id = made.model_id, training_run_id = made.training_run_id,
@@ -255,8 +304,8 @@ local function read_source(self, what, options)
   end
   local plan = sampling.plan(what, options)
   local about = {base_model = options.base_model}
-  plan.release = self:reserve(about, plan)
   local path = options.checkpoint ~= nil and weights.path(what, options.checkpoint) or nil
+  plan.release = self:reserve(about, plan)
   return plan, about, function(prompts)
     local source = {base_model = options.base_model, checkpoint_path = path, prompts = prompts,
       metrics_type = options.metrics_type}
@@ -269,7 +318,8 @@ local function submit_samples(self, what, prompts, options)
   local plan, about, source = read_source(self, what, options)
   local member, request = source(plan.prompts)
   local method = member == "checkpoint" and "SampleFromCheckpoint" or "InferenceGenerate"
-  local request_id = self:submit(what, method, request, {safe = true, deadline = clock.now() + plan.timeout})
+  local request_id = self:submit(what, method, request, {safe = true, deadline = clock.now() + plan.timeout,
+    release = plan.release})
   return future.new{context = self, what = what, request_id = request_id, field = "inference", timeout = plan.timeout,
     poll_interval = options.poll_interval, on_failure = function() plan.release() end, parse = function(response)
       plan.release()
@@ -329,8 +379,11 @@ function Session:release_image(image, options)
   local what = "release_image"
   local key = errors.expect(what, "options", options or {}, "table").idempotency_key
   if type(image) == "table" and not images.is_handle(image) and options == nil then
-    image, key = nil, image.idempotency_key
+    image, options = nil, image
+    key = options.idempotency_key
   end
+  errors.check_options(what, options or {}, {idempotency_key = true})
+  errors.expect(what, "idempotency_key", key, "string|nil")
   if (image ~= nil) == (key ~= nil) then fail(what, "either an image or an idempotency_key is wanted") end
   local id = image
   if images.is_handle(image) then id = image.id end
@@ -346,6 +399,8 @@ end
 function Session:attest_training_data(artifacts, options)
   local what = "attest_training_data"
   errors.expect(what, "artifacts", artifacts, "table")
+  options = errors.expect(what, "options", options or {}, "table")
+  errors.check_options(what, options, {timeout = true})
   if #artifacts == 0 then fail(what, "there are no artifacts") end
   local messages = {}
   for i, artifact in ipairs(artifacts) do
@@ -354,6 +409,7 @@ function Session:attest_training_data(artifacts, options)
     errors.check_options(what .. ": " .. at, artifact, {name = true, content = true, expected_sha256 = true})
     errors.expect(what, at .. ".name", artifact.name, "string")
     errors.expect(what, at .. ".content", artifact.content, "string")
+    errors.expect(what, at .. ".expected_sha256", artifact.expected_sha256, "string|nil")
     local sha256 = digest.hex(digest.sha256(artifact.content))
     local expected = artifact.expected_sha256 or sha256
     if expected:lower() ~= sha256 then
@@ -361,7 +417,7 @@ function Session:attest_training_data(artifacts, options)
     end
     messages[i] = {name = artifact.name, expected_sha256 = sha256, content = artifact.content}
   end
-  local timeout = self:timeout_of(what, options and options.timeout)
+  local timeout = self:timeout_of(what, options.timeout)
   return self:rpc(what, "CreateTrainingDataAttestation", {session_id = self.session_id, artifacts = messages},
     {safe = true, rounds = true, deadline = clock.now() + timeout, rpc_timeout = timeout})
 end

@@ -37,7 +37,7 @@ function upload.settings(given)
     threshold = given.threshold or from_environment("RIVER_UPLOAD_THRESHOLD_BYTES", DEFAULT_THRESHOLD),
     chunk = given.chunk or from_environment("RIVER_UPLOAD_CHUNK_BYTES", DEFAULT_CHUNK),
     parallelism = given.parallelism or from_environment("RIVER_UPLOAD_PARALLELISM", DEFAULT_PARALLELISM),
-    required = given.required,
+    required = errors.expect("training.Client", "upload.required", given.required, "boolean|nil"),
   }
   if settings.required == nil then settings.required = os.getenv("RIVER_REQUIRE_CHUNKED_UPLOAD") == "1" end
   for _, name in ipairs{"threshold", "chunk", "parallelism"} do
@@ -94,7 +94,10 @@ function upload.maybe(session, what, model_id, bytes)
   if ok then return result end
   local kind = errors.is(result) and result.kind
   if not kind or kind == "cancelled" or kind == "interrupted" or kind == "closed" or kind == "session_lost"
-    or client.upload.required then error(result, 0) end
+    or client.upload.required then
+    if kind then result.sent = false end   -- the request itself was not
+    error(result, 0)
+  end
   if kind == "unsupported" then client.no_uploads = true end
   client:warn(("%s: the upload in chunks failed and the request goes in one piece: %s"):format(what, result.message))
   return nil

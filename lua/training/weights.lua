@@ -59,9 +59,11 @@ end
 function weights.save(model, name, more)
   local what = "save_weights"
   local options = {}
-  for key, value in pairs(type(name) == "table" and name or more or {}) do options[key] = value end
+  local given = type(name) == "table" and name or errors.expect(what, "options", more or {}, "table")
+  for key, value in pairs(given) do options[key] = value end
   if type(name) ~= "table" then options.name = name end
   errors.check_options(what, options, SAVE)
+  future.check_interval(what, options.poll_interval)
   errors.expect(what, "name", options.name, "string")
   if options.name == "" or options.name:find("[/%c]") then
     fail(what, "the name of a checkpoint must not be empty or contain '/'")
@@ -107,6 +109,7 @@ function weights.load(model, checkpoint, options)
   local what = "load_weights"
   options = errors.expect(what, "options", options or {}, "table")
   errors.check_options(what, options, LOAD)
+  future.check_interval(what, options.poll_interval)
   local path = weights.path(what, checkpoint)
   local optimizer = errors.expect(what, "load_optimizer", options.load_optimizer, "boolean|nil")
   if optimizer == nil then optimizer = true end

@@ -1,8 +1,9 @@
 --- RPCs of the training service: messages in, messages out, tried again where that is safe.
 --
--- Whether an RPC is sent again after UNAVAILABLE depends on what may have happened. When the service itself answered
--- so, or cannot have seen the request, always. When the connection broke before an answer came, nobody knows whether
--- the service acted: then only what does no harm twice (`safe`).
+-- Whether an RPC is sent again after UNAVAILABLE depends on what may have happened. When the service cannot have seen
+-- the request, always. Otherwise nobody knows whether it acted, also when it was the service that said so (a balancer
+-- before it says the same of a connection that broke): then only what does no harm twice (`safe`). A second model costs
+-- little until the session ends: that one is risked when the service said so, and not when its answer got lost.
 
 local clock = require "riverlua.clock"
 local digest = require "riverlua.digest"
@@ -57,13 +58,21 @@ end
 --- The bytes of a request.
 ---@param method string
 ---@param request table
+---@param what string|nil the call, for errors
 ---@return string
-function Wire:encode(method, request) return self.methods[method].request:encode(request) end
+function Wire:encode(method, request, what)
+  local ok, bytes = pcall(self.methods[method].request.encode, self.methods[method].request, request)
+  if ok then return bytes end
+  if what and errors.is(bytes, "argument") then bytes.message = what .. ": " .. bytes.message end
+  error(bytes, 0)
+end
 
--- Whether to send it again now, after it failed.
-local function may_repeat(err, options)
-  if err.kind ~= "grpc" or err.code ~= "UNAVAILABLE" or err.retryable == false then return false end
-  return err.sent == false or not options.unsent_only and (err.from_server or options.safe)
+-- Whether to send it again now, after it failed. A server that goes away in an orderly manner says CANCELLED to what
+-- reaches it too late.
+local function may_repeat(err, sent, lost, tries, options)
+  local passing = err.code == "UNAVAILABLE" and err.retryable ~= false
+    or err.code == "CANCELLED" and err.from_server and tries < ATTEMPTS
+  return passing and (not sent or options.safe == true or options.safe == "answered" and not lost)
 end
 
 local function tell(self, method, started, tries, err)
@@ -84,6 +93,15 @@ local function attempt(self, method, bytes, options, seconds)
   return nil, reply
 end
 
+-- The message in a reply.
+local function read_reply(self, method, bytes, options)
+  local ok, reply = pcall(self.methods[method].response.decode, self.methods[method].response, bytes)
+  if ok then return reply end
+  if not errors.is(reply, "protocol") then error(reply, 0) end
+  error(failure.protocol({what = options.what, request_id = options.request_id, checkpoint = options.checkpoint},
+    ("the service's reply to %s cannot be read: %s"):format(method, reply.message)), 0)
+end
+
 local function back_off(first, longest, tries)
   return math.min(first * 2 ^ (tries - 1), longest) * (1 - JITTER + 2 * JITTER * random())
 end
@@ -91,8 +109,8 @@ end
 ---@class training.RpcOptions
 ---@field what string the method as the user wrote it, for errors
 ---@field deadline number when the whole must be done, on riverlua.clock
----@field safe boolean|nil a repeat does no harm
----@field unsent_only boolean|nil only what the service cannot have seen is sent again
+---@field safe boolean|"answered"|nil a repeat does no harm; "answered": little, and it is sent again when the service
+--- itself said UNAVAILABLE, but not when its answer got lost
 ---@field once boolean|nil never tried again
 ---@field rounds boolean|nil go on trying for half an hour: for what begins an operation
 ---@field before (fun())|nil called before it is tried again; may raise
@@ -118,18 +136,19 @@ end
 ---@return table|nil reply
 ---@return table|nil err
 function Wire:try(method, request, options)
-  local bytes = options.bytes or self:encode(method, request)
+  local bytes = options.bytes or self:encode(method, request, options.what)
   local started = clock.now()
   local rounds_end = math.min(options.deadline, started + LONGEST_ROUNDS)
-  local tries, round, in_round = 0, 1, 0
+  local tries, round, in_round, sent, lost = 0, 1, 0, false, false
   while true do
     tries, in_round = tries + 1, in_round + 1
     local left = options.deadline - clock.now()
     local reply, err = attempt(self, method, bytes, {tries = tries, purpose = options.purpose},
       math.max(0.001, math.min(left, options.rpc_timeout or LONGEST_RPC)))
-    if reply then return self.methods[method].response:decode(reply) end
-    err.attempts = tries
-    if options.once or not self.retries or not may_repeat(err, options) then return nil, err end
+    if reply then return read_reply(self, method, reply, options) end
+    sent, lost = sent or err.sent ~= false, lost or err.sent ~= false and not err.from_server
+    err.attempts, err.sent = tries, sent
+    if options.once or not self.retries or not may_repeat(err, sent, lost, tries, options) then return nil, err end
     local pause
     if in_round < ATTEMPTS then
       pause = back_off(FIRST_DELAY, LONGEST_DELAY, in_round)

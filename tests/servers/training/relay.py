@@ -36,6 +36,8 @@ class _Side(asyncio.Protocol):
         self.ended = True
         if self.other is not None and self.other.transport is not None and self.other.transport.can_write_eof():
             self.other.transport.write_eof()
+        if self.other is not None and self.other.ended:
+            self.line.lost()                    # both are done
         return True
 
     def connection_lost(self, problem):
