@@ -29,22 +29,27 @@ static const struct {
 
 /* ---- numbers into a column ---------------------------------------------------------------------------- */
 
-#define NARROW(type) for (size_t i = 0; i < count; i++) ((type *)out)[i] = (type)in[i]
+/* `out` may lie at any address. */
+#define NARROW(type) \
+  for (size_t i = 0; i < count; i++) { \
+    type narrow = (type)in[i]; \
+    memcpy((char *)out + i * sizeof narrow, &narrow, sizeof narrow); \
+  }
 
 /* Returns the position of the first one that is out of range, from 1, or 0. */
-static size_t put_integers(const int64_t *in, size_t count, rvl_dtype dtype, unsigned rules, void *out) {
+static size_t put_integers(const int64_t *restrict in, size_t count, rvl_dtype dtype, unsigned rules, void *restrict out) {
   int64_t least = ranges[dtype].least, most = ranges[dtype].most;
   if ((rules & RVL_READ_NATURAL) && least < 0) least = 0;
   if (least != INT64_MIN)
     for (size_t i = 0; i < count; i++)
       if (in[i] < least || in[i] > most) return i + 1;
   switch (dtype) {
-    case RVL_BOOL: case RVL_UINT8: NARROW(uint8_t); break;
-    case RVL_INT8: NARROW(int8_t); break;
-    case RVL_INT16: NARROW(int16_t); break;
-    case RVL_UINT16: NARROW(uint16_t); break;
-    case RVL_INT32: NARROW(int32_t); break;
-    case RVL_UINT32: NARROW(uint32_t); break;
+    case RVL_BOOL: case RVL_UINT8: NARROW(uint8_t) break;
+    case RVL_INT8: NARROW(int8_t) break;
+    case RVL_INT16: NARROW(int16_t) break;
+    case RVL_UINT16: NARROW(uint16_t) break;
+    case RVL_INT32: NARROW(int32_t) break;
+    case RVL_UINT32: NARROW(uint32_t) break;
     default: memcpy(out, in, count * sizeof *in); break;
   }
   return 0;
@@ -55,12 +60,12 @@ static bool is_refused(double value, double limit, unsigned rules) {
   return (rules & RVL_READ_FINITE) || ((rules & RVL_READ_NATURAL) && value < 0);
 }
 
-static size_t put_floats(const double *in, size_t count, rvl_dtype dtype, unsigned rules, void *out) {
+static size_t put_floats(const double *restrict in, size_t count, rvl_dtype dtype, unsigned rules, void *restrict out) {
   double limit = dtype == RVL_FLOAT32 ? FLOAT32_LIMIT : HUGE_VAL, least = rules & RVL_READ_NATURAL ? 0 : -HUGE_VAL;
   for (size_t i = 0; i < count; i++)
     if (!(fabs(in[i]) < limit && in[i] >= least) && is_refused(in[i], limit, rules)) return i + 1;
   if (dtype == RVL_FLOAT32) {
-    NARROW(float);
+    NARROW(float)
   } else {
     memcpy(out, in, count * sizeof *in);
   }

@@ -4,6 +4,8 @@
 ** out of step is refused with a complaint that says where.
 */
 #include "lua_nest.h"
+#include "block.h"
+#include "runtime.h"
 
 #include <lauxlib.h>
 #include <string.h>
@@ -205,8 +207,9 @@ static bool put_text(column *c) {
 }
 
 static void put_ones(column *c) {
-  int64_t *out = rvl_nest_put_array(c->w, RVL_INT64, 1, &c->tokens, sizeof *out);
-  for (size_t i = 0; out != NULL && i < c->tokens; i++) out[i] = 1;
+  const int64_t one = 1;
+  char *out = rvl_nest_put_array(c->w, RVL_INT64, 1, &c->tokens, sizeof one);
+  for (size_t i = 0; out != NULL && i < c->tokens; i++) memcpy(out + i * sizeof one, &one, sizeof one);
   rvl_nest_seal(c->w);
 }
 
@@ -228,17 +231,17 @@ static bool put_column(column *c) {
 /* ---- the datum ---------------------------------------------------------------------------------------- */
 
 typedef struct datum {
+  int list;                /* stack index of key, value, rule, key, value, rule, … */
   size_t tokens, entries;
   size_t bad;              /* the entry that is refused, from 1 */
 } datum;
 
-/* Stack index 1: key, value, rule, key, value, rule, … */
 static bool put_datum(lua_State *L, rvl_nest_writer *w, void *context) {
   datum *d = context;
   rvl_nest_open_dict(w, d->entries);
   int top = lua_gettop(L);
   for (size_t i = 0; i < d->entries; i++) {
-    for (int k = 1; k <= 3; k++) lua_rawgeti(L, 1, (lua_Integer)(3 * i) + k);
+    for (int k = 1; k <= 3; k++) lua_rawgeti(L, d->list, (lua_Integer)(3 * i) + k);
     size_t length;
     const char *key = luaL_checklstring(L, top + 1, &length);
     column c = {.L = L, .w = w, .tokens = d->tokens, .value = top + 2};
@@ -253,26 +256,111 @@ static bool put_datum(lua_State *L, rvl_nest_writer *w, void *context) {
   return true;
 }
 
-int rvl_datum_columns(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_Integer tokens = luaL_checkinteger(L, 2);
-  luaL_argcheck(L, tokens >= 0, 2, "not below zero");
-  lua_settop(L, 2);
-  datum d = {.tokens = (size_t)tokens, .entries = (size_t)lua_rawlen(L, 1) / 3};
-  for (size_t i = 0; i < d.entries; i++) {   /* metamethods are called now, while nothing has begun */
-    lua_rawgeti(L, 1, (lua_Integer)(3 * i) + 3);
+static datum check_datum(lua_State *L, int list, int tokens) {
+  luaL_checktype(L, list, LUA_TTABLE);
+  lua_Integer count = luaL_checkinteger(L, tokens);
+  luaL_argcheck(L, count >= 0, tokens, "not below zero");
+  return (datum){.list = list, .tokens = (size_t)count, .entries = (size_t)lua_rawlen(L, list) / 3};
+}
+
+/* Metamethods are called now, while nothing has begun. */
+static void flatten(lua_State *L, const datum *d) {
+  int top = lua_gettop(L);
+  for (size_t i = 0; i < d->entries; i++) {
+    lua_rawgeti(L, d->list, (lua_Integer)(3 * i) + 3);
     bool any = (lua_tointeger(L, -1) & TYPE_MASK) == ANY_VALUE;
-    if (lua_rawgeti(L, 1, (lua_Integer)(3 * i) + 2) == LUA_TTABLE && !any) {
+    if (lua_rawgeti(L, d->list, (lua_Integer)(3 * i) + 2) == LUA_TTABLE && !any) {
       rvl_array_flatten(L, -1);
-      lua_rawseti(L, 1, (lua_Integer)(3 * i) + 2);
+      lua_rawseti(L, d->list, (lua_Integer)(3 * i) + 2);
     }
-    lua_settop(L, 2);
+    lua_settop(L, top);
   }
-  if (rvl_nest_make(L, put_datum, &d)) return 1;
+}
+
+/* The complaint is on top. */
+static int push_refusal(lua_State *L, const datum *d) {
   lua_pushnil(L);
-  lua_pushinteger(L, (lua_Integer)d.bad);
+  lua_pushinteger(L, (lua_Integer)d->bad);
   lua_pushvalue(L, -3);
   return 3;
+}
+
+int rvl_datum_columns(lua_State *L) {
+  datum d = check_datum(L, 1, 2);
+  lua_settop(L, 2);
+  flatten(L, &d);
+  return rvl_nest_make(L, put_datum, &d) ? 1 : push_refusal(L, &d);
+}
+
+/* ---- many datums in one block -------------------------------------------------------------------------- */
+
+/* A datum in a message is two fields with this tag, one in the other. */
+enum { FIELD_1 = 0x0a };
+
+static size_t size_of_varint(size_t value) {
+  size_t n = 1;
+  for (; value >= 0x80; value >>= 7) n++;
+  return n;
+}
+
+static size_t size_of_message(size_t size) { return 1 + size_of_varint(size) + size; }
+
+static uint8_t *write_head(uint8_t *out, size_t size) {
+  *out++ = FIELD_1;
+  for (; size >= 0x80; size >>= 7) *out++ = (uint8_t)(size | 0x80);
+  *out++ = (uint8_t)size;
+  return out;
+}
+
+int rvl_datum_size(lua_State *L) {
+  datum d = check_datum(L, 1, 2);
+  rvl_nest_writer w = {0};
+  lua_settop(L, 2);
+  flatten(L, &d);
+  rvl_nest_begin(&w);
+  if (!put_datum(L, &w, &d)) return push_refusal(L, &d);
+  if (w.failed) rvl_raise(L, "limit", NULL, "nest: the value is larger than the format can say");
+  lua_pushinteger(L, (lua_Integer)w.at);
+  return 1;
+}
+
+/* The datum from the list of entries, tokens and size at these places of the table at stack index 1. */
+static datum datum_at(lua_State *L, size_t i, size_t *size) {
+  lua_settop(L, 2);
+  for (int k = 1; k <= 3; k++) lua_rawgeti(L, 1, (lua_Integer)(3 * i) + k);
+  lua_Integer told = luaL_checkinteger(L, 5);
+  luaL_argcheck(L, told >= 0 && told < PTRDIFF_MAX / 4, 1, "no sizes");
+  *size = (size_t)told;
+  return check_datum(L, 3, 4);
+}
+
+int rvl_datum_block(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  size_t count = (size_t)lua_rawlen(L, 1) / 3, whole = 0, size;
+  lua_settop(L, 1);
+  for (size_t i = 0; i < count; i++) {
+    datum_at(L, i, &size);
+    whole += size_of_message(size_of_message(size));
+    luaL_argcheck(L, whole < PTRDIFF_MAX / 4, 1, "too large");
+  }
+  lua_settop(L, 1);
+  rvl_block *block = rvl_block_push(L, whole);
+  uint8_t *out = (uint8_t *)block->data + block->body;
+  for (size_t i = 0; i < count; i++) {   /* as in rvl_nest_make: nothing runs that could reach the block or a list */
+    datum d = datum_at(L, i, &size);
+    out = write_head(write_head(out, size_of_message(size)), size);
+    rvl_nest_writer w = {.data = out, .room = size};
+    rvl_nest_begin(&w);
+    if (!put_datum(L, &w, &d)) {
+      push_refusal(L, &d);
+      lua_pushinteger(L, (lua_Integer)i + 1);
+      return 4;
+    }
+    if (w.failed || w.at != size) rvl_raise(L, "argument", NULL, "nest: the value has changed while it was encoded");
+    out += size;
+  }
+  lua_settop(L, 2);
+  return 1;
 }
 
 void rvl_datum_rules(lua_State *L) {

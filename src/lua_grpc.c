@@ -1,4 +1,5 @@
 /* riverlua.core.grpc: channels and calls for lua/riverlua/grpc.lua, which gives them meaning. */
+#include "block.h"
 #include "grpc_channel.h"
 #include "runtime.h"
 
@@ -218,7 +219,13 @@ static call_box *start(lua_State *L, bool streamed) {
       .wait_for_ready = lua_toboolean(L, 8),
       .previous = (unsigned)luaL_optinteger(L, 9, 0),
   };
-  request.data = luaL_checklstring(L, 3, &request.length);
+  const rvl_block *block = rvl_block_test(L, 3);
+  if (block != NULL && block->data != NULL) {
+    request.data = block->data + block->start;
+    request.length = block->length;
+  } else {
+    request.data = luaL_checklstring(L, 3, &request.length);
+  }
   lua_settop(L, 4);
   call_box *box = lua_newuserdatauv(L, sizeof *box, CALL_KEPT);
   memset(box, 0, sizeof *box);

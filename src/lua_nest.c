@@ -246,7 +246,9 @@ static int decode(lua_State *L) {
 
 int rvl_open_nest(lua_State *L) {
   static const luaL_Reg functions[] = {{"encode", encode}, {"decode", decode}, {"columns", rvl_datum_columns},
-                                       {NULL, NULL}};
+                                       {"size", rvl_datum_size}, {"block", rvl_datum_block}, {NULL, NULL}};
+  rvl_open_block(L);   /* blocks are made here */
+  lua_pop(L, 1);
   luaL_newlibtable(L, functions);
   scratch *s = lua_newuserdatauv(L, sizeof *s, 0);
   *s = (scratch){0};

@@ -21,6 +21,13 @@ bool rvl_nest_make(lua_State *L, rvl_nest_put *put, void *context);
 
 /* columns(entries, tokens) → bytes; or nil, number of an entry, complaint: see lua_datum.c */
 int rvl_datum_columns(lua_State *L);
+/* size(entries, tokens) → bytes that these take; or nil, number of an entry, complaint */
+int rvl_datum_size(lua_State *L);
+/*
+** block{entries, tokens, size, entries, tokens, size, …} → a block with all of them as the field 1 of a message that
+** holds messages whose field 1 they are; or nil, number of an entry, complaint, number of the datum
+*/
+int rvl_datum_block(lua_State *L);
 /* Puts the table of rules into the module on top. */
 void rvl_datum_rules(lua_State *L);
 

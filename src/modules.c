@@ -28,6 +28,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.protobuf", rvl_open_protobuf},
     {"riverlua.core.array", rvl_open_array},
     {"riverlua.core.nest", rvl_open_nest},
+    {"riverlua.core.block", rvl_open_block},
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};

@@ -182,6 +182,7 @@ int rvl_open_grpc(lua_State *L);
 int rvl_open_protobuf(lua_State *L);
 int rvl_open_array(lua_State *L);
 int rvl_open_nest(lua_State *L);
+int rvl_open_block(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 int rvl_is_embedded(lua_State *L);

@@ -9,6 +9,7 @@
 -- the same time. Messages are bytes, or tables where a message type of riverlua.protobuf is given. A call that fails
 -- raises kind "grpc".
 
+local block = require "riverlua.core.block"
 local core = require "riverlua.core.grpc"
 local core_transfer = require "riverlua.core.transfer"
 local errors = require "riverlua.errors"
@@ -340,7 +341,7 @@ local function prepare(where, self, method, request, options)
       refuse(where, ("'previous_attempts' must be from 0 to %d"):format(MAX_PREVIOUS))
     end
   end
-  if type(request) ~= "string" then
+  if type(request) ~= "string" and not block.is(request) then
     refuse(where, ("the request must be a string, got %s"):format(type(request)),
       "a table can be given with options.request = a message type of riverlua.protobuf")
   end

@@ -123,18 +123,8 @@ local function check_routing(what, data)
   end
 end
 
--- Positions of a datum that datum.encode has accepted.
-local function length_of(columns)
-  if not columns.model_input then return #columns.input_ids end
-  local count = 0
-  for _, chunk in ipairs(columns.model_input) do
-    count = count + (chunk.type == "text" and #chunk.tokens or chunk.expected_tokens or 0)
-  end
-  return count
-end
-
 ---@class training.BackwardPlan
----@field parts table[] {data = messages, tokens =, count =}, each small enough for one request
+---@field parts table[] {block =, tokens =, count =}, each small enough for one request
 ---@field input table the fields of ForwardBackwardInput beside the data
 ---@field training_tokens integer
 
@@ -169,8 +159,8 @@ function backward.plan(what, options, settings, prepare)
     force_routing_replay = replay and "ids" or nil}
   local parts, part, total = {}, nil, 0
   for i, one in ipairs(data) do
-    local bytes, tokens = datum.encode(one, i), length_of(one)
-    local size = #bytes + DATUM_ROOM
+    local planned = datum.plan(one, i)
+    local size = planned.size + DATUM_ROOM
     if size + REQUEST_ROOM > upload.LARGEST then
       fail(what, ("datum %d is larger than a request may be (1 GiB)"):format(i))
     end
@@ -178,10 +168,13 @@ function backward.plan(what, options, settings, prepare)
       part = {size = REQUEST_ROOM, data = {}, tokens = 0}
       parts[#parts + 1] = part
     end
-    part.data[#part.data + 1] = {data = bytes}
-    part.size, part.tokens, total = part.size + size, part.tokens + tokens, total + tokens
+    part.data[#part.data + 1] = planned
+    part.size, part.tokens, total = part.size + size, part.tokens + planned.tokens, total + planned.tokens
   end
   if graph and #parts > 1 then fail(what, "with a loss graph, the datums of one call must fit into 1 GiB") end
+  for _, each in ipairs(parts) do
+    each.block, each.count, each.data = datum.block(each.data), #each.data, nil
+  end
   return {parts = parts, input = input, training_tokens = total}
 end
 
@@ -194,11 +187,12 @@ local function is_capture_gone(err)
     .. 'expired or was never persisted — re%-sample the affected prompts%)$') ~= nil
 end
 
-local function without_routing(plan_input, data)
+-- The input and the datums of a request that has been made, without what is about routing.
+local function without_routing(plan_input, datums)
   local input, plain = {}, {}
   for name, value in pairs(plan_input) do input[name] = value end
   input.force_routing_replay, input.compute_expert_flip_metric = nil, nil
-  for i, message in ipairs(data) do
+  for i, message in ipairs(datums) do
     local columns, kept = nest.decode(message.data), {}
     for _, name in ipairs(nest.keys(columns)) do
       if not name:find("^expert_routing_") then kept[#kept + 1] = {name, columns[name]} end
@@ -217,16 +211,25 @@ end
 ---@field fallback boolean|nil
 ---@field poll_interval number|nil
 
-local function request_of(model, plan_input, data, seq_id, options)
-  local input = {data = data}
+-- The member of a request that has the datums, and its tag: it is the field 3 of both.
+local INPUT = {Forward = "forward_input", ForwardBackward = "forward_backward_input"}
+local INPUT_TAG = "\x1a"
+
+-- The bytes of a request. `data`: a block, which becomes the request, or messages.
+local function encode(model, plan_input, data, seq_id, options)
+  local wire, kind, what = model.session.wire, options.kind, options.what
+  local request, input = {model_id = model.model_id, seq_id = seq_id}, {}
   for name, value in pairs(plan_input) do input[name] = value end
-  if options.kind == "Forward" then
-    return {model_id = model.model_id, seq_id = seq_id, forward_input = input,
-      expected_policy_id = options.expected_policy_id}
+  if kind == "ForwardBackward" then
+    input.gradient_accumulation, input.init_gradients = true, options.zero_out or nil
   end
-  input.gradient_accumulation, input.init_gradients = true, options.zero_out or nil
-  return {model_id = model.model_id, seq_id = seq_id, forward_backward_input = input,
-    expected_policy_id = options.expected_policy_id}
+  if type(data) == "table" then
+    input.data = data
+    request[INPUT[kind]], request.expected_policy_id = input, options.expected_policy_id
+    return wire:encode(kind, request, what)
+  end
+  return data:frame(wire:encode(kind, request, what) .. INPUT_TAG, wire:type("ForwardBackwardInput"):encode(input),
+    wire:encode(kind, {expected_policy_id = options.expected_policy_id}, what))
 end
 
 -- After these nobody knows what the service made of a request that was sent.
@@ -235,8 +238,7 @@ local UNCLEAR = {unavailable = true, timeout = true, grpc = true, protocol = tru
 -- Sends one request, whole or as an upload; returns its request id.
 local function submit(model, plan_input, data, seq_id, options)
   local session = model.session
-  local request = request_of(model, plan_input, data, seq_id, options)
-  local bytes = session.wire:encode(options.kind, request, options.what)
+  local bytes = encode(model, plan_input, data, seq_id, options)
   if options.kind == "ForwardBackward" then
     local upload_id = upload.maybe(session, options.what, model.model_id, bytes)
     if upload_id then
@@ -255,12 +257,13 @@ local function submit(model, plan_input, data, seq_id, options)
   error(result, 0)
 end
 
-local function submit_with_fallback(model, plan_input, data, seq_id, options)
-  local ok, result = pcall(submit, model, plan_input, data, seq_id, options)
+local function submit_with_fallback(model, plan_input, block, seq_id, options)
+  local ok, result = pcall(submit, model, plan_input, block, seq_id, options)
   if ok then return result end
   if not (options.fallback and errors.is(result) and is_capture_gone(result)) then error(result, 0) end
   model.session.client:warn(options.what .. ": the routing captures are gone; sent again without replay")
-  local input, plain = without_routing(plan_input, data)
+  local sent = model.session.wire.methods[options.kind].request:decode(block:sub())
+  local input, plain = without_routing(plan_input, sent[INPUT[options.kind]].data)
   return submit(model, input, plain, seq_id, options)
 end
 
@@ -272,15 +275,15 @@ end
 ---@return training.PendingOp
 function backward.send(model, plan, index, options)
   local part = plan.parts[index]
+  local session, count = model.session, part.count
   local ok, request_id = pcall(model.in_turn, model, function(seq_id)
-    return submit_with_fallback(model, plan.input, part.data, seq_id, options)
+    return submit_with_fallback(model, plan.input, part.block, seq_id, options)
   end)
+  part.block:free()   -- at once: the collector does not know how large it is
   if not ok then
     plan.release()
     error(request_id, 0)
   end
-  local session, count = model.session, #part.data
-  part.data = nil   -- the bytes are not needed any more
   return future.new{
     context = session, what = options.what, request_id = request_id, model_id = model.model_id,
     field = "forward_backward", timeout = options.timeout, poll_interval = options.poll_interval,

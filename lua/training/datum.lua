@@ -205,12 +205,8 @@ local function check_pairs(columns, where)
   end
 end
 
---- One datum as bytes.
----@param columns table columns by name; `training.nest.dict` gives them an order, which is kept
----@param where integer|string|nil what errors call it: a number n for "datum n" (default: "datum")
----@return string
-function datum.encode(columns, where)
-  where = where or "datum"
+-- What the core takes: name, value, rule, name, value, rule …, and the number of tokens.
+local function read(columns, where)
   if type(columns) ~= "table" then raise(where, nil, ("a datum is a table, got a %s"):format(type(columns))) end
   if columns[1] ~= nil then
     raise(where, nil, "a datum is a table of named columns, and here is a list",
@@ -238,9 +234,48 @@ function datum.encode(columns, where)
     raise(where, "expert_routing_handle", (" has more than %d bytes"):format(LONGEST_HANDLE))
   end
   if not chunks and columns.attention_mask == nil then add("attention_mask", false, R.ones) end
+  return entries, tokens
+end
+
+--- One datum as bytes.
+---@param columns table columns by name; `training.nest.dict` gives them an order, which is kept
+---@param where integer|string|nil what errors call it: a number n for "datum n" (default: "datum")
+---@return string
+function datum.encode(columns, where)
+  where = where or "datum"
+  local entries, tokens = read(columns, where)
   local bytes, bad, complaint = core.columns(entries, tokens)
   if not bytes then raise(where, entries[3 * bad - 2], complaint) end
   return bytes
+end
+
+---@class training.PlannedDatum
+---@field size integer bytes that it takes
+---@field tokens integer its positions
+
+--- Internal: a datum whose shape has been looked at, for `datum.block`.
+---@param columns table
+---@param where integer
+---@return training.PlannedDatum
+function datum.plan(columns, where)
+  local entries, tokens = read(columns, where)
+  local size, bad, complaint = core.size(entries, tokens)
+  if not size then raise(where, entries[3 * bad - 2], complaint) end
+  return {entries = entries, tokens = tokens, size = size, where = where}
+end
+
+--- Internal: the field `data` of a ForwardBackwardInput as a block of bytes (riverlua.core.block), which becomes the
+--- request: datums are written once, where they are sent from.
+---@param list training.PlannedDatum[]
+---@return userdata
+function datum.block(list)
+  local parts = {}
+  for i, planned in ipairs(list) do
+    parts[3 * i - 2], parts[3 * i - 1], parts[3 * i] = planned.entries, planned.tokens, planned.size
+  end
+  local block, bad, complaint, number = core.block(parts)
+  if not block then raise(list[number].where, list[number].entries[3 * bad - 2], complaint) end
+  return block
 end
 
 --- All datums of a request.

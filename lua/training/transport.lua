@@ -1,7 +1,8 @@
 --- The service at the other end of a network: gRPC channels, each for its purpose.
 --
 -- This is the seam: anything with the same methods can stand in its place, such as a service in this process. `rpc` and
--- `stream` take and give encoded messages.
+-- `stream` take and give encoded messages. One that has `takes_blocks` gets large requests as riverlua.core.block and
+-- not as strings: memory that is given back when `rpc` has returned.
 
 local clock = require "riverlua.clock"
 local grpc = require "riverlua.grpc"
@@ -14,7 +15,7 @@ local LARGEST_MESSAGE = 2 ^ 31 - 1
 local KEEPALIVE = {interval = 10, timeout = 5}
 local CHANNEL_OPTIONS = {"proxy", "ca_file", "verify", "unix_socket"}
 
-local Network = {}
+local Network = {takes_blocks = true}
 Network.__index = Network
 Network.__name = "training.Network"
 
@@ -43,7 +44,7 @@ end
 
 --- Calls a method and waits for its reply.
 ---@param method string "OptimStep"
----@param bytes string the request
+---@param bytes string|userdata the request
 ---@param options {timeout: number, previous_attempts: integer|nil, purpose: string|nil}
 ---@return string reply
 function Network:rpc(method, bytes, options)

@@ -84,7 +84,7 @@ end
 ---@param session table
 ---@param what string
 ---@param model_id string
----@param bytes string
+---@param bytes string|userdata
 ---@return string|nil upload_id
 function upload.maybe(session, what, model_id, bytes)
   local client = session.client

@@ -116,7 +116,7 @@ end
 ---@field before (fun())|nil called before it is tried again; may raise
 ---@field rpc_timeout number|nil longest wait for an answer
 ---@field purpose string|nil which connection: "main" (default), "session", "upload1" …
----@field bytes string|nil the encoded request
+---@field bytes string|userdata|nil the encoded request; it may be a block (riverlua.core.block)
 ---@field request_id string|nil
 ---@field checkpoint string|nil
 
@@ -137,6 +137,7 @@ end
 ---@return table|nil err
 function Wire:try(method, request, options)
   local bytes = options.bytes or self:encode(method, request, options.what)
+  if type(bytes) ~= "string" and not self.transport.takes_blocks then bytes = bytes:sub() end
   local started = clock.now()
   local rounds_end = math.min(options.deadline, started + LONGEST_ROUNDS)
   local tries, round, in_round, sent, lost = 0, 1, 0, false, false

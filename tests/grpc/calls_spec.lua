@@ -45,6 +45,31 @@ describe("riverlua.grpc", function()
       assert.equal(1, channel:stats().connections)
     end)
 
+    it("sends blocks as they are", function()
+      local datum = require "training.datum"
+      local ids = {}
+      for i = 1, 300000 do ids[i] = i end
+      local channel <close> = echo.channel()
+      local block = datum.block{datum.plan({input_ids = ids}, 1)}
+      assert.is_true(channel:unary(UNARY, block) == block:sub())
+      block:frame("before", "rest", "after")
+      assert.is_true(channel:unary(UNARY, block) == block:sub())
+      block:free()
+      assert.is_false(pcall(channel.unary, channel, UNARY, block))
+    end)
+
+    it("leaves a block alone when its call has ended early", function()
+      local array, datum = require "riverlua.array", require "training.datum"
+      local channel <close> = echo.channel()
+      for _ = 1, 3 do
+        local block = datum.block{datum.plan({input_ids = array.fill("int64", 4000000, 7)}, 1)}
+        local err = error_of(channel.unary, channel, UNARY, block, {timeout = 0.02, metadata = {hang = "1"}})
+        block:free()
+        assert.equal("DEADLINE_EXCEEDED", err.code)
+        assert.equal("next", (channel:unary(UNARY, "next")))
+      end
+    end)
+
     it("carries 100 MB each way", function()
       local channel <close> = echo.channel()
       local big = ("0123456789abcdef"):rep(100 * 65536)

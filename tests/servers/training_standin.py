@@ -59,7 +59,8 @@ A fault is for calls of one method: {method ("*": any), times (1; -1: for good),
       there is none; the reply is no message
   results: {drop: n, extra: n, no_ids, no_logprobs, short_logprobs: true, oversize: bytes}      of samples; for
       SubmitSamplingBatch drop and extra are about its handles
-  handles: {"0": {pending: n, never: true, failed: {…}, error: {code, message, times}}}     samples of a batch by place
+  handles: {"0": {pending: n, work: seconds, never: true, failed: {…}, error: {code, message, times}}}     samples of a
+      batch by place
   stream: {hold_after (key), cut_after, status_after (status, details, trailers): messages; reverse, missing,
       duplicate, unknown: true}     of RetrieveSamplingResults. A client may lose messages that come just before a cut:
       to be sure, hold_after so many, and release when they are read

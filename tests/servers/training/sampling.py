@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import uuid
 
 import numpy
@@ -279,8 +280,9 @@ class Sampling(Core):
         pending = self.config["batch_pending"]
         if isinstance(pending, list):
             pending = pending[number % len(pending)] if pending else 0
+        ready = time.monotonic() + own["work"] if "work" in own else 0
         future = Future("SubmitSamplingBatch", model.id if model else None, response,
-                        own.get("pending", pending), 0, own.get("never", self.config["batch_manual"]))
+                        own.get("pending", pending), ready, own.get("never", self.config["batch_manual"]))
         if "failed" in own:
             future.response = failure(own["failed"])
         if "error" in own:
@@ -319,7 +321,7 @@ class Sampling(Core):
         if future.error and future.error[2] != 0:
             future.error[2] -= 1 if future.error[2] > 0 else 0
             result.error.code, result.error.message = future.error[:2]
-        elif future.never or future.left > 0:
+        elif future.never or future.left > 0 or time.monotonic() < future.ready:
             future.left -= 1 if future.left > 0 else 0
             result.pending = True
         elif isinstance(future.response, m.RequestFailedResponse):
