@@ -1,11 +1,11 @@
-"""Runs the HTTP, gRPC, River, ModelRiver and start-up benchmarks and prints one table.
+"""Runs the HTTP, River, ModelRiver, gRPC, training and start-up benchmarks and prints one table.
 
     build/venv/bin/python bench/run.py [--quick] [--only NAME[,NAME…]] [--riverlua build/riverlua]
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
-this must have riverapi, river and openai (tests/requirements*.txt); wrk and lua5.4 are needed for two of the rows. Exit
-status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once, embedded,
-sse, sse_flat, jobs, delta, grpc.
+this must have riverapi, river, openai and river-client (tests/requirements*.txt); wrk and lua5.4 are needed for two of
+the rows. Exit status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once,
+embedded, sse, sse_flat, jobs, delta, grpc, backward, first_call, idle, latency.
 """
 
 import argparse
@@ -91,6 +91,7 @@ class Bench:
         self.bare_curl = self.compile("bare_curl.c", "bare_curl", "-lcurl")
         self.measure_tool = self.compile("measure.c", "measure")
         self.sse_stub = self.compile("servers/sse_stub.c", "sse_stub", "-pthread")
+        self.grpc_stub = self.compile("servers/grpc_stub.c", "grpc_stub", "-pthread", "-lnghttp2")
 
     def compile(self, source, name, *libraries):
         target = os.path.join(self.folder, name)
@@ -305,6 +306,127 @@ class Bench:
         detail += ["%s on two processors %.0f (%.0f)" % (name, *times) for name, times in two.items()]
         self.row("delta: µs from a delta's bytes to the script", one["lua"][0], 200, "down", ", ".join(detail))
 
+    def grpc(self):
+        """Small unary calls on one channel against grpcio: with threads, with futures and with asyncio, the best of the
+        three in each run. One call in flight shares one processor with its server, as `sequential`."""
+        counts = {"lua": int(20000 * self.scale), "sync": int(3000 * self.scale), "futures": int(3000 * self.scale),
+                  "asyncio": int(3000 * self.scale)}
+        for width in (1, 8, 64):
+            rate, cpu = {name: [] for name in counts}, {name: [] for name in counts}
+            with one_processor() if width == 1 else contextlib.nullcontext(), Server(
+                    self.grpc_stub, "SessionHeartbeat=0801") as server:
+                target = "127.0.0.1:%d" % server.told["port"]
+                for _ in range(max(5, self.runs)):
+                    for name, count in counts.items():
+                        words = [self.riverlua, self.script("grpc_calls.lua")] if name == "lua" else [
+                            sys.executable, self.script("grpc_calls.py")]
+                        count -= count % width
+                        took, used = timed(*words, target, str(count), str(width), name)
+                        rate[name].append(count / took)
+                        cpu[name].append(used / count)
+            peers = [name for name in counts if name != "lua"]
+            best = [max(each) for each in zip(*(rate[name] for name in peers))]
+            least = [min(each) for each in zip(*(cpu[name] for name in peers))]
+            self.row("grpc: %d in flight, times grpcio's calls per second" % width,
+                     self.ratio(rate["lua"], best), 2, "up", "calls/s: " + ", ".join(
+                         "%s %.0f (cpu %.1f µs)" % (name, statistics.median(rate[name]),
+                                                    1e6 * statistics.median(cpu[name])) for name in counts))
+            self.row("grpc: %d in flight, CPU a call relative to grpcio" % width, self.ratio(cpu["lua"], least),
+                     0.33, "down")
+
+    def training_stub(self):
+        """A server that answers a training client without thinking."""
+        replies = subprocess.run([self.riverlua, self.script("training_replies.lua")], stdout=subprocess.PIPE, text=True,
+                                 check=True).stdout
+        return Server(self.grpc_stub, *replies.split())
+
+    def backward(self):
+        """forward_backward of 64 datums of 4,096 tokens and 4 columns: to the bytes of the request, and the whole call
+        against the stub."""
+        calls = 5 if self.options.quick else 9
+        ways = {"tables": ["tables"], "arrays": ["arrays"], "lists": ["lists"], "numpy": ["arrays"],
+                "tables sent": ["tables"], "arrays sent": ["arrays"], "lists sent": ["stub-lists"]}
+        wall, cpu, sizes = {name: [] for name in ways}, {name: [] for name in ways}, set()
+        with self.training_stub() as server:
+            port = str(server.told["port"])
+            for _ in range(max(5, self.runs)):
+                for name, (how,) in ways.items():
+                    if name.startswith(("lists", "numpy")):
+                        words = [sys.executable, self.script("training_backward.py"), how, str(calls), port]
+                    else:
+                        words = [self.riverlua, self.script("training_backward.lua"), how, str(calls)]
+                        words += [port] if name.endswith("sent") else []
+                    size, *lines = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                                  check=True).stdout.splitlines()
+                    sizes.add(int(size))
+                    each = [tuple(map(float, line.split())) for line in lines]
+                    wall[name].append(statistics.median(took for took, _ in each))
+                    cpu[name].append(statistics.median(used for _, used in each))
+        if len(sizes - {0}) != 1:
+            raise SystemExit("backward: the requests differ in size: %s" % sizes)
+        def times(python, lua):   # by the clock or by CPU time, whichever says less
+            return min(self.ratio(each[python], each[lua]) for each in (wall, cpu))
+        detail = "ms: " + ", ".join("%s %.1f (cpu %.1f)" % (
+            name, statistics.median(wall[name]), statistics.median(cpu[name])) for name in ways)
+        self.row("backward: from tables, times the official client", times("lists", "tables"), 5, "up", detail)
+        self.row("backward: from arrays, times the official client", times("lists", "arrays"), 25, "up",
+                 "%.1f times the official client with numpy arrays" % times("numpy", "arrays"))
+        self.row("backward: from tables, sent and answered, times official", times("lists sent", "tables sent"), 4, "up")
+        self.row("backward: from arrays, sent and answered, times official", times("lists sent", "arrays sent"), 15, "up")
+
+    def first_call(self):
+        """From the start of the process to the answer of a health check, and its end."""
+        results = {"lua": [], "python": []}
+        with self.training_stub() as server:
+            port = str(server.told["port"])
+            for _ in range(max(5, self.runs)):
+                results["python"].append(self.measure(sys.executable, self.script("training_first.py"), port))
+                for _ in range(4):
+                    results["lua"].append(self.measure(self.riverlua, self.script("training_first.lua"), port))
+        wall = {name: statistics.median(run["wall"] for run in runs) for name, runs in results.items()}
+        self.row("first_call: ms to the first answer", 1e3 * wall["lua"], 30, "down", "python %.0f ms, %.0f times" % (
+            1e3 * wall["python"], wall["python"] / wall["lua"]))
+
+    def idle(self):
+        """Resident size of a session that waits, after a sample, a pass and a heartbeat."""
+        sizes = {"lua": [], "python": []}
+        with self.training_stub() as server:
+            for _ in range(max(5, self.runs)):
+                for name, words in (("lua", [self.riverlua, self.script("training_idle.lua")]),
+                                    ("python", [sys.executable, self.script("training_idle.py")])):
+                    with subprocess.Popen([*words, str(server.told["port"])], stdin=subprocess.PIPE, text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+                        if child.stdout.readline() != "idle\n":
+                            raise SystemExit("failed: " + " ".join(words))
+                        time.sleep(2.5)   # there is a heartbeat every two seconds
+                        with open("/proc/%d/status" % child.pid) as status:
+                            told = dict(line.split(":", 1) for line in status)
+                        sizes[name].append(int(told["VmRSS"].split()[0]))
+                        child.stdin.close()
+        self.row("idle: resident MB of a session that waits", statistics.median(sizes["lua"]) / 1024, 14, "down",
+                 "python %.0f MB" % (statistics.median(sizes["python"]) / 1024))
+
+    def latency(self):
+        """How long samples are at the service before the script has them: alone, and as they complete in a batch."""
+        serve = os.path.join(TOP, "tests", "servers", "training_standin.py")
+        works = ["0.21", "0.53", "0.86", "1.19", "1.5"] if self.options.quick else [
+            "0.21", "0.37", "0.53", "0.68", "0.86", "1.02", "1.19", "1.34", "1.5"]
+        with Server(sys.executable, serve) as server:
+            where = [str(server.told["port"]), str(server.told["control"])]
+            for how, named in (("alone", "sample's"), ("batch", "sample_as_completed's")):
+                means, worst = {"lua": [], "python": []}, {"lua": 0, "python": 0}
+                for _ in range(max(5, self.runs)):
+                    for name, words in (("lua", [self.riverlua, self.script("training_latency.lua")]),
+                                        ("python", [sys.executable, self.script("training_latency.py")])):
+                        out = subprocess.run([*words, *where, how, *works], stdout=subprocess.PIPE, text=True,
+                                             stderr=subprocess.DEVNULL, check=True).stdout
+                        each = list(map(float, out.split()))
+                        means[name].append(statistics.mean(each))
+                        worst[name] = max(worst[name], *each)
+                self.row("latency: ms of %s mean wait over the service's" % named, statistics.median(means["lua"]), 30,
+                         "down", "longest %.0f ms; python %.0f ms, longest %.0f ms" % (
+                             worst["lua"], statistics.median(means["python"]), worst["python"]))
+
     def json(self):
         """riverlua.json against lua-cjson on ten documents, both ways (json.lua has the whole table)."""
         out = subprocess.run([self.riverlua, self.script("json.lua")], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -345,32 +467,6 @@ class Bench:
         self.row("once: peak MB", middle("lua", "peak_kb") / 1024, 14, "down",
                  "python %.0f MB" % (middle("python", "peak_kb") / 1024))
 
-    def grpc(self):
-        """Small unary calls with 1, 8 and 64 in flight, against grpcio; and one, process included."""
-        if not shutil.which("nghttpd"):
-            print("skip grpc: nghttpd is not installed")
-            return
-        commands = {"lua": [self.riverlua, self.script("grpc_unary.lua")],
-                    "python": [sys.executable, self.script("grpc_unary.py")]}
-        calls = {"lua": int(40000 * self.scale), "python": int(4000 * self.scale)}
-        with Server(sys.executable, self.script("servers/grpc_files.py")) as server:
-            for in_flight in (1, 8, 64):
-                wall, cpu = {name: [] for name in commands}, {name: [] for name in commands}
-                for _ in range(self.runs):
-                    for name, words in commands.items():
-                        took, used = timed(*words, server.base, str(calls[name]), str(in_flight))
-                        wall[name].append(took / calls[name])
-                        cpu[name].append(used / calls[name])
-                self.row("grpc: times the calls per second of grpcio, %d in flight" % in_flight,
-                         self.ratio(wall["python"], wall["lua"]), 2, "up", ", ".join("%s %.0f/s (cpu %.1f µs)" % (
-                             name, 1 / statistics.median(wall[name]), 1e6 * statistics.median(cpu[name]))
-                             for name in commands))
-                self.row("grpc: CPU relative to grpcio, %d in flight" % in_flight,
-                         self.ratio(cpu["lua"], cpu["python"]), 1 / 3, "down")
-            runs = [self.measure(self.riverlua, self.script("grpc_once.lua"), server.base) for _ in range(10)]
-        self.row("grpc: ms for one call, process included", 1e3 * statistics.median(run["wall"] for run in runs), 30,
-                 "down")
-
     @staticmethod
     def ratio(above, below):
         """The median of the ratios of runs that stood next to each other."""
@@ -378,7 +474,7 @@ class Bench:
 
 
 BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded", "sse",
-              "sse_flat", "jobs", "delta", "grpc")
+              "sse_flat", "jobs", "delta", "grpc", "backward", "first_call", "idle", "latency")
 
 
 def main():
