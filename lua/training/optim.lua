@@ -90,6 +90,7 @@ local function expected_of(model, what, options)
   if expected ~= nil then return errors.expect(what, "expected_policy_id", expected, "string") end
   if model.steps_pending > 0 then return nil end
   local policy = model:known_policy()
+  if model.steps_pending > 0 then return nil end   -- another task was faster
   return policy and policy.id or nil
 end
 
@@ -132,9 +133,9 @@ function optim.submit(model, what, options)
   if params.gradient_scale then session:need_feature(what, "gradient_scale_v1", "gradient_scale") end
   local timeout = session:timeout_of(what, options.timeout)
   local key, expected = key_of(what, options), expected_of(model, what, options)
+  model.steps_pending = model.steps_pending + 1   -- no wait since the policy was looked at
   local function submit(seq_id)
     model.step = model.step + 1
-    model.steps_pending = model.steps_pending + 1
     return session:submit(what, "OptimStep", {model_id = model.model_id, seq_id = seq_id, adam_params = params,
       expected_policy_id = expected, idempotency_key = key}, {safe = key ~= nil, deadline = clock.now() + timeout})
   end

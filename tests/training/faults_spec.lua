@@ -85,11 +85,11 @@ describe("the training client under faults", function()
     it("ends with the time of the call", function()
       local model, _, client <close>, pauses = support.start(server)
       server:fault{method = "SampleFromTraining", status = "UNAVAILABLE", times = -1}
-      local err = failure(model.sample, model, "1 + 1", {timeout = 0.4})   -- shorter than the first pause may be
+      local err = failure(model.sample, model, "1 + 1", {timeout = 1.4})   -- shorter than the third pause may be
       assert.equal("unavailable", err.kind)
-      assert.equal(1, err.attempts)
-      assert.equal(1, server:count("SampleFromTraining"))
-      assert.same({}, pauses)
+      assert.is_true(err.attempts >= 2 and err.attempts <= 3)
+      assert.equal(err.attempts, server:count("SampleFromTraining"))
+      assert.equal(err.attempts - 1, #pauses)
       assert.is_true(client:health_check())
     end)
 
@@ -139,15 +139,16 @@ describe("the training client under faults", function()
     end)
     before_each(function() behind:reset() end)
 
-    local function disconnect()
+    local function disconnect(client)
       assert(os.rename(there, gone))
       behind:cut()
+      repeat until not client:health_check()     -- it knows
     end
 
     it("is tried again, whatever the call: nothing was sent", function()
       local model, _, client <close> = support.start(behind, {http = {unix_socket = there}})
       local pauses = 0
-      disconnect()
+      disconnect(client)
       function client.transport.pause()
         pauses = pauses + 1
         if pauses == 7 then assert(os.rename(gone, there)) end
@@ -162,7 +163,7 @@ describe("the training client under faults", function()
 
     it("is an error that says so, and gives the sequence id to the next call", function()
       local model, _, client <close> = support.start(behind, {http = {unix_socket = there}, enable_retries = false})
-      disconnect()
+      disconnect(client)
       local err = failure(model.forward_backward, model, {support.datum()}, "importance_sampling", {zero_out = false})
       assert.equal("unavailable", err.kind)
       assert.is_false(err.sent)
@@ -208,8 +209,8 @@ describe("the training client under faults", function()
     it("that does not end runs out of time, and can be waited for again", function()
       local model, _, client <close> = support.start(server)
       server:fault{method = "SampleFromTraining", never = true}
-      local op = model:submit_sample("1 + 1", {timeout = 0.03})
-      local err = failure(op.result, op)
+      local op = model:submit_sample("1 + 1")
+      local err = failure(op.result, op, 0.03)
       assert.equal("timeout", err.kind)
       assert.equal("total", err.phase)
       assert.equal(op.request_id, err.request_id)
@@ -437,7 +438,8 @@ describe("the training client under faults", function()
 
   describe("a call that is not answered", function()
     it("ends with its own time", function()
-      local client <close> = support.client(server, {timeout = 0.05})
+      local client <close> = support.client(server, {timeout = 0.5})
+      assert.is_true(client:health_check())
       server:fault{method = "GetServerCapabilities", hold = "answer"}
       local err = failure(client.get_capabilities, client)
       assert.equal("timeout", err.kind)

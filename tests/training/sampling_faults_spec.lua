@@ -68,9 +68,10 @@ describe("a batch of samples", function()
     it("until its time is up", function()
       local model, _, client <close> = support.start(server)
       server:fault{method = "SubmitSamplingBatch", status = "RESOURCE_EXHAUSTED", times = -1}
-      local err = failure(model.submit_sampling_batch, model, PROMPTS, {timeout = 0.4})
+      local err = failure(model.submit_sampling_batch, model, PROMPTS, {timeout = 1.4})
       assert.equal("capacity", err.kind)
-      assert.equal(1, server:count("SubmitSamplingBatch"))
+      local count = server:count("SubmitSamplingBatch")
+      assert.is_true(count >= 2 and count <= 3)      -- before a pause of 1 s, or of 2 s
       client:close()
     end)
 
@@ -242,8 +243,8 @@ describe("a batch of samples", function()
     it("runs out of time", function()
       local model, _, client <close> = support.start(server)
       server:fault{method = "SubmitSamplingBatch", handles = {["1"] = {never = true}}}
-      local batch = model:submit_sampling_batch(PROMPTS, {timeout = 0.2})
-      local found = collect(batch)
+      local batch = model:submit_sampling_batch(PROMPTS, {timeout = 5})
+      local found = support.leap(client, collect, batch)
       assert.equal("timeout", found[2].error.kind)
       assert.equal(batch.request_ids[2], found[2].error.request_id)
       for _, i in ipairs{1, 3, 4} do assert.is_string(found[i].sample.text) end
