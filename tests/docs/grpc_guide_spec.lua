@@ -23,7 +23,7 @@ describe("docs/grpc.md", function()
   it("describes every option and every call", function()
     local channel <close> = grpc.Channel{target = "x"}
     assert.equal(13, each_option(grpc.Channel, {zzzzzzzzzz = 1}))
-    assert.equal(6, each_option(channel.unary, channel, "/a/b", "", {zzzzzzzzzz = 1}))
+    assert.equal(7, each_option(channel.unary, channel, "/a/b", "", {zzzzzzzzzz = 1}))
     for name, value in pairs(getmetatable(channel)) do
       if type(value) == "function" and not name:find("^_") then
         assert.truthy(text:find("`channel:" .. name .. "(", 1, true), name .. " is not described")
