@@ -10,10 +10,13 @@
 #define MAX_HEADERS (256u * 1024u)        /* of one block, as HTTP/2 counts them */
 #define HOSTILE_HEADERS (1024u * 1024u)   /* not worth going on with the connection */
 #define HEADER_COST 32u
+#define MAX_WAITING 4096u                 /* frames that we owe to a server that does not read them */
 #define MAX_SENT_HEADERS (2u * 1024u * 1024u)
 #define MAX_SENT_FRAME (128u * 1024u)
 #define STREAMS_AT_FIRST 1                /* until the server says how many it takes: some are angry about more */
 #define MAX_COUNT 96                      /* headers of a request that need no memory of their own */
+
+static const char flooded[] = "the server floods the connection with frames";
 
 struct rvl_http2 {
   rvl_http2_state state;
@@ -137,9 +140,11 @@ bool rvl_http2_feed(rvl_http2 *h, const char *data, size_t length) {
   if (h->state.failed) return false;
   ssize_t n = nghttp2_session_mem_recv(h->session, (const uint8_t *)data, length);
   if (n == NGHTTP2_ERR_NOMEM) return fail(h, "out of memory");
-  if (n == NGHTTP2_ERR_FLOODED) return fail(h, "the server floods the connection with frames");
+  if (n == NGHTTP2_ERR_FLOODED) return fail(h, flooded);
   if (n == NGHTTP2_ERR_CALLBACK_FAILURE) return fail(h, "the server sends headers without end");
   if (n < 0) return fail(h, nghttp2_strerror((int)n));
+  size_t honest = MAX_WAITING + 2 * (size_t)h->state.streams;   /* of each stream a reset and an update of its window */
+  if (nghttp2_session_get_outbound_queue_size(h->session) > honest) return fail(h, flooded);
   return true;
 }
 
