@@ -27,6 +27,7 @@ struct rvl_http2 {
   size_t block;             /* size of the headers that are coming in */
   int32_t last_seen;        /* by the server that is going */
   rvl_http2_stream *opening;
+  bool unsent;              /* its headers are not going to be */
 };
 
 const rvl_http2_state *rvl_http2_state_of(const rvl_http2 *h) { return &h->state; }
@@ -208,6 +209,13 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
   return 0;
 }
 
+/* Headers that are too large, or that nghttp2 finds it may not send. */
+static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user) {
+  (void)session, (void)error;
+  if (frame->hd.type == NGHTTP2_HEADERS) ((rvl_http2 *)user)->unsent = true;
+  return 0;
+}
+
 /* One frame or, of data, as much as there is room for. Returns its length; 0: nothing is left; -1: failed. */
 static ssize_t put_frame(rvl_http2 *h) {
   const uint8_t *data;
@@ -250,9 +258,10 @@ static bool submit(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *he
 /* The headers are put out at once: until then nghttp2 only points to them. They go before all data. */
 static bool put_headers(rvl_http2 *h, rvl_http2_stream *s) {
   h->opening = s;
+  h->unsent = false;
   h->room = 0;
   ssize_t n = 1;
-  while (h->opening == s && n > 0) n = put_frame(h);
+  while (h->opening == s && !h->unsent && n > 0) n = put_frame(h);
   bool opened = h->opening == NULL && s->id != 0;
   h->opening = NULL;
   return opened;
@@ -297,6 +306,7 @@ static bool set_up_callbacks(nghttp2_session_callbacks **callbacks) {
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(*callbacks, on_data);
   nghttp2_session_callbacks_set_on_stream_close_callback(*callbacks, on_stream_close);
   nghttp2_session_callbacks_set_on_frame_send_callback(*callbacks, on_frame_sent);
+  nghttp2_session_callbacks_set_on_frame_not_send_callback(*callbacks, on_frame_not_sent);
   nghttp2_session_callbacks_set_send_data_callback(*callbacks, on_send_data);
   nghttp2_session_callbacks_set_data_source_read_length_callback(*callbacks, on_read_length);
   return true;

@@ -10,7 +10,9 @@
 
 #include "http2.h"
 
-enum { SETTINGS = 4, PUSH_PROMISE };
+#define BODY (8u * 1024u * 1024u)
+
+enum { SETTINGS = 4, PUSH_PROMISE, WINDOW_UPDATE = 8 };
 enum { END_HEADERS = 4 };
 
 static const rvl_http2_header request[] = {
@@ -68,7 +70,32 @@ static void test_flood_of_resets(void **state) {
   rvl_http2_free(h);
 }
 
+/* Headers that nghttp2 does not send leave the bodies of others where they are. */
+static void test_headers_too_large(void **state) {
+  (void)state;
+  rvl_http2 *h = new_client();
+  char *body = calloc(1, BODY), *value = malloc(BODY);
+  assert_non_null(body);
+  assert_non_null(value);
+  memset(value, 'x', BODY);
+  assert_true(feed_frame(h, SETTINGS, 0, 0, "\0\4\x7f\xff\xff\xff", 6));   /* windows as large as can be */
+  assert_true(feed_frame(h, WINDOW_UPDATE, 0, 0, "\x7f\xff\0\0", 4));
+  rvl_http2_stream s = {.head = "", .body = body, .body_length = BODY};
+  assert_true(rvl_http2_open(h, &s, request, REQUEST));
+  rvl_http2_header headers[REQUEST + 1];
+  memcpy(headers, request, sizeof request);
+  headers[REQUEST] = (rvl_http2_header){"large", value, 5, BODY, false};
+  rvl_http2_stream large = {.head = "", .body = ""};
+  assert_false(rvl_http2_open(h, &large, headers, REQUEST + 1));
+  assert_false(rvl_http2_state_of(h)->failed);
+  assert_int_equal(rvl_http2_state_of(h)->streams, 1);
+  assert_true(rvl_http2_output(h)->length < BODY / 8);
+  rvl_http2_free(h);
+  free(body);
+  free(value);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_flood_of_resets)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_flood_of_resets), cmocka_unit_test(test_headers_too_large)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
