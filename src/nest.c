@@ -9,6 +9,7 @@
 static const uint8_t header[8] = {'N', 'E', 'S', 'T', 1, 0, 0, 0};
 
 enum { TAG_ARRAY = 0, TAG_DICT = 1, TAG_LIST = 2 };
+enum { LEAST_KEY = 2, LEAST_VALUE = 5 };   /* bytes */
 
 /* A payload of a few bytes must not stand for a table of millions of rows that have no elements. */
 static const size_t MOST_EMPTY_ROWS = (size_t)1 << 20;
@@ -190,30 +191,37 @@ static bool read_array(rvl_nest_reader *r, rvl_nest_value *v) {
   return read_raw(r, v);
 }
 
-/* So many values of at least `least` bytes must be there. */
+/* So many values of at least `least` bytes must be there, beside those that are owed: each byte stands for one of them,
+ * however lists are nested. */
 static bool read_count(rvl_nest_reader *r, rvl_nest_value *v, rvl_nest_kind kind, size_t least) {
   uint64_t count;
   v->kind = kind;
   if (!get(r, 4, &count)) return false;
-  if (count > (r->length - r->at) / least) return fail(r, "it ends too early");
+  size_t rest = r->length - r->at;
+  if (r->owed > rest || count > (rest - r->owed) / least) return fail(r, "it ends too early");
   v->count = (size_t)count;
+  r->owed += v->count * least;
   return true;
 }
+
+static void pay(rvl_nest_reader *r, size_t least) { r->owed -= least < r->owed ? least : r->owed; }
 
 bool rvl_nest_read(rvl_nest_reader *r, rvl_nest_value *v) {
   uint64_t tag;
   *v = (rvl_nest_value){.kind = RVL_NEST_ARRAY};
+  pay(r, LEAST_VALUE);
   if (!get(r, 1, &tag)) return false;
   switch (tag) {
     case TAG_ARRAY: return read_array(r, v);
-    case TAG_DICT: return read_count(r, v, RVL_NEST_DICT, 2 + 5);
-    case TAG_LIST: return read_count(r, v, RVL_NEST_LIST, 5);
+    case TAG_DICT: return read_count(r, v, RVL_NEST_DICT, LEAST_KEY + LEAST_VALUE);
+    case TAG_LIST: return read_count(r, v, RVL_NEST_LIST, LEAST_VALUE);
     default: return fail(r, "there is a value of an unknown kind");
   }
 }
 
 bool rvl_nest_read_key(rvl_nest_reader *r, const char **key, size_t *length) {
   uint64_t size;
+  pay(r, LEAST_KEY);
   if (!get(r, 2, &size)) return false;
   const uint8_t *from = next(r, (size_t)size);
   if (from == NULL) return false;

@@ -63,6 +63,7 @@ typedef struct rvl_nest_value {
 typedef struct rvl_nest_reader {
   const uint8_t *data;
   size_t length, at;
+  size_t owed;                  /* bytes that the rest of the open dicts and lists takes at least */
   const char *error;            /* what is wrong, NULL: nothing yet; `at` is near it */
 } rvl_nest_reader;
 

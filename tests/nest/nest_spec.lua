@@ -156,6 +156,24 @@ describe("nest.encode", function()
     assert.is_nil(getmetatable(value))
   end)
 
+  it("takes no more memory than its bytes can stand for, however lists are nested", function()
+    local rest, parts = 200000, {"NEST\1\0\0\0"}
+    for _ = 1, 90 do
+      rest = rest - 5
+      parts[#parts + 1] = "\2" .. string.pack("<I4", rest // 5)
+    end
+    local bytes = table.concat(parts) .. ("\2\0\0\0\0"):rep(rest // 5)
+    collectgarbage()
+    collectgarbage("stop")
+    local before = collectgarbage("count")
+    local ok, err = pcall(nest.decode, bytes)
+    local taken = (collectgarbage("count") - before) * 1024
+    collectgarbage("restart")
+    assert.is_false(ok)
+    assert.truthy(tostring(err):find("ends too early", 1, true), tostring(err))
+    assert.is_true(taken < 20 * #bytes, taken)
+  end)
+
   it("can be called from a finalizer while it is at work", function()
     local want, ends = nest.encode{("x"):rep(3000), {1, 2, 3}}, 0
     local other = nest.encode{a = array.fill("int64", 4000, 7)}
