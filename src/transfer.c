@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_IDLE_CONNECTIONS 256L
 /* Older ones fail when they reuse a connection that was opened with prior knowledge of HTTP/2. */
@@ -258,10 +259,20 @@ static bool wants_h2(const rvl_transfer *t) {
   return t->net->profile.alpn_h2 && t->request.duplex != NULL && strncmp(t->request.url, "https:", 6) == 0;
 }
 
+/* Whether the TLS that begins is the one with a proxy of https:, which libcurl asks for a tunnel by HTTP/1.1. */
+static bool is_of_proxy(const rvl_transfer *t) {
+  const char *proxy = t->net->profile.proxy;
+  long tunnel = 0;
+  if (proxy == NULL || strncasecmp(proxy, "https:", 6) != 0) return false;
+  t->net->curl->easy_getinfo(t->easy, CURLINFO_HTTP_CONNECTCODE, &tunnel);
+  return tunnel == 0;
+}
+
 static CURLcode on_ssl_context(CURL *easy, void *context, void *user) {
   (void)easy;
   rvl_transfer *t = user;
   if (t == NULL) return CURLE_ABORTED_BY_CALLBACK;
+  if (is_of_proxy(t)) return CURLE_OK;
   const char *why = rvl_alpn_offer_h2(context);
   if (why == NULL) return CURLE_OK;
   rvl_net_fail(t, RVL_FAIL_UNSUPPORTED, why);

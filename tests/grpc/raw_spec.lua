@@ -189,6 +189,15 @@ describe("a gRPC channel", function()
       assert.is_false(err.retryable)
       assert.truthy(err.message:find("h2", 1, true))
     end)
+
+    it("offers h2 to the server, not to a proxy with TLS of its own", function()
+      local place = "https://127.0.0.1:" .. raw.info.ports.client_hello
+      for i, options in ipairs{{target = "localhost:1", proxy = place}, {target = place, proxy = false}} do
+        local channel <close> = grpc.Channel(options)
+        assert.equal("UNAVAILABLE", error_of(channel.unary, channel, METHOD, "x").code)
+        assert.equal(i - 1, raw.stats("client_hello", {requests = i}).data)
+      end
+    end)
   end)
 
   describe("bounds", function()

@@ -550,6 +550,16 @@ def tls_without_alpn(c):
     c.answer_all()
 
 
+@scenario
+def client_hello(c):
+    """Counts as data the beginnings of TLS that offer h2 alone, and hangs up."""
+    hello = c.read(int.from_bytes(c.read(5)[3:], "big"))
+    with changed:
+        c.state.data += b"\0\x10\0\5\0\3\2h2" in hello
+        c.state.requests += 1
+        changed.notify_all()
+
+
 # ---- running -------------------------------------------------------------------------------------------------
 
 def serve_connection(sock, fn, state, count, context):
