@@ -85,6 +85,7 @@ static void leave(rvl_grpc_call *c, uint32_t error) {
 static void finish(rvl_grpc_call *c) {
   c->channel->stats.in_flight--;
   rvl_timer_stop(c->channel->loop, &c->timer);
+  rvl_grpc_decoder_cut(&c->messages);   /* who has the call may keep it for long, and does not know how large it is */
   c->channel = NULL;
   c->done = true;
   c->ended = rvl_now();

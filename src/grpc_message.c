@@ -80,9 +80,14 @@ rvl_grpc_message *rvl_grpc_decoder_take(rvl_grpc_decoder *d) {
   return m;
 }
 
+void rvl_grpc_decoder_cut(rvl_grpc_decoder *d) {
+  free(d->partial);
+  d->partial = NULL;
+}
+
 void rvl_grpc_decoder_free(rvl_grpc_decoder *d) {
   rvl_grpc_message *m;
   while ((m = rvl_grpc_decoder_take(d)) != NULL) free(m);
-  free(d->partial);
+  rvl_grpc_decoder_cut(d);
   *d = (rvl_grpc_decoder){.max_message = d->max_message};
 }

@@ -42,6 +42,8 @@ rvl_grpc_verdict rvl_grpc_decoder_feed(rvl_grpc_decoder *decoder, const char *da
 bool rvl_grpc_decoder_is_clean(const rvl_grpc_decoder *decoder);
 /* The oldest message, which the caller frees with free(); NULL: none. */
 rvl_grpc_message *rvl_grpc_decoder_take(rvl_grpc_decoder *decoder);
+/* Frees what has come of a message that is not whole; nothing more may be fed. */
+void rvl_grpc_decoder_cut(rvl_grpc_decoder *decoder);
 void rvl_grpc_decoder_free(rvl_grpc_decoder *decoder);
 /* Writes what goes before a message. */
 void rvl_grpc_write_prefix(unsigned char out[RVL_GRPC_PREFIX], size_t length);
