@@ -216,8 +216,8 @@ void rvl_duplex_close(rvl_duplex *d) {
   d->ended = d->broken = true;
   if (!d->open) return;
   d->open = false;
-  if (rvl_loop_is_forked(net->loop)) return;   /* the connection is the parent's */
   rvl_timer_stop(net->loop, &d->again);
+  if (rvl_loop_is_forked(net->loop)) return;   /* the connection is the parent's */
   unlink_duplex(d);
   d->watch->duplex = NULL;
   rvl_pipe_guard g = rvl_pipe_guard_enter(net);
