@@ -370,6 +370,10 @@ static void give_back(rvl_grpc_call *c) {
 static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
   rvl_grpc_call *c = call_of(s);
   size_t count = c->messages.count;
+  if (!c->in_trailers) {
+    end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_PROTOCOL_ERROR, "the server sent a message before its headers");
+    return;
+  }
   c->held += length;
   rvl_grpc_verdict verdict = rvl_grpc_decoder_feed(&c->messages, data, length);
   if (!c->request.streamed && c->messages.count > 1) {

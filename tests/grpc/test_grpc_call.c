@@ -14,6 +14,7 @@ enum { DATA, HEADERS, SETTINGS = 4 };
 enum { END_HEADERS = 4 };
 
 #define FINE "\x88\x0f\x10\x10" "application/grpc"   /* ":status: 200", and the type of the content */
+#define INTERIM "\x08\3" "103"
 
 /* A call that has been sent, on a connection that only http2.c knows of. */
 typedef struct fixture {
@@ -61,7 +62,20 @@ static void test_ends_in_a_message(void **state) {
   assert_null(f->call.messages.partial);
 }
 
+/* Otherwise a reader would have it, and have it again when the server refuses the call after all. */
+static void test_message_before_headers(void **state) {
+  fixture *f = *state;
+  feed_frame(f, HEADERS, END_HEADERS, 1, INTERIM, sizeof INTERIM - 1);
+  assert_false(f->call.done);
+  feed_frame(f, DATA, 0, 1, "\0\0\0\0\1a", 6);
+  assert_true(f->call.done);
+  assert_int_equal(f->call.status, RVL_GRPC_INTERNAL);
+  assert_null(rvl_grpc_call_take(&f->call));
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_ends_in_a_message, set_up, tear_down)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_ends_in_a_message, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_message_before_headers, set_up, tear_down)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
