@@ -377,6 +377,7 @@ static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
   c->held += length;
   rvl_grpc_verdict verdict = rvl_grpc_decoder_feed(&c->messages, data, length);
   if (!c->request.streamed && c->messages.count > 1) {
+    rvl_grpc_decoder_free(&c->messages);   /* none of them is the answer, however many came at once */
     end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent several messages where one is wanted");
     return;
   }

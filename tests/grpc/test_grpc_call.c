@@ -73,9 +73,20 @@ static void test_message_before_headers(void **state) {
   assert_null(rvl_grpc_call_take(&f->call));
 }
 
+/* Whether they come at once or one after the other. */
+static void test_several_messages(void **state) {
+  fixture *f = *state;
+  feed_frame(f, HEADERS, END_HEADERS, 1, FINE, sizeof FINE - 1);
+  feed_frame(f, DATA, 0, 1, "\0\0\0\0\1a\0\0\0\0\0\0\0\0\0\0", 16);
+  assert_true(f->call.done);
+  assert_int_equal(f->call.status, RVL_GRPC_INTERNAL);
+  assert_null(rvl_grpc_call_take(&f->call));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_ends_in_a_message, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_message_before_headers, set_up, tear_down)};
+      cmocka_unit_test_setup_teardown(test_message_before_headers, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_several_messages, set_up, tear_down)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
