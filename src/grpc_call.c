@@ -307,8 +307,15 @@ static void end_foreign(rvl_grpc_call *c, const rvl_grpc_metadata *headers) {
   end_with(c, rvl_grpc_code_of_http(c->http_status), RVL_HTTP2_CANCEL, text);
 }
 
+/* Here it is over too, and only the timer has not fired yet: the server's clock told it so first. */
+static bool is_overdue(const rvl_grpc_call *c) { return c->due != 0 && rvl_now() >= c->due; }
+
 static void end_with_servers(rvl_grpc_call *c) {
   rvl_grpc_header message;
+  if (c->server_status == RVL_GRPC_DEADLINE_EXCEEDED && is_overdue(c)) {
+    pass_deadline(c);
+    return;
+  }
   c->from_server = true;
   if (rvl_grpc_metadata_find(&c->trailers, "grpc-message", &message))
     rvl_grpc_append_decoded(&c->details, message.value, message.value_length);
@@ -431,7 +438,7 @@ static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
     end_with(c, RVL_GRPC_UNAVAILABLE, RVL_HTTP2_NO_ERROR, "the server went away without looking at the call");
     return;
   }
-  if (error == RVL_HTTP2_CANCEL && c->due != 0 && rvl_now() >= c->due) {   /* the server's clock told it so first */
+  if (error == RVL_HTTP2_CANCEL && is_overdue(c)) {
     pass_deadline(c);
     return;
   }

@@ -11,9 +11,10 @@
 #include "grpc_call.h"
 
 enum { DATA, HEADERS, SETTINGS = 4 };
-enum { END_HEADERS = 4 };
+enum { END_STREAM = 1, END_HEADERS = 4 };
 
 #define FINE "\x88\x0f\x10\x10" "application/grpc"   /* ":status: 200", and the type of the content */
+#define LATE FINE "\0\x0b" "grpc-status" "\1" "4"
 #define INTERIM "\x08\3" "103"
 
 /* A call that has been sent, on a connection that only http2.c knows of. */
@@ -83,10 +84,22 @@ static void test_several_messages(void **state) {
   assert_null(rvl_grpc_call_take(&f->call));
 }
 
+/* What the server says of the deadline may come before the timer fires. */
+static void test_deadline_on_both_sides(void **state) {
+  fixture *f = *state;
+  f->call.due = 1;
+  feed_frame(f, HEADERS, END_HEADERS | END_STREAM, 1, LATE, sizeof LATE - 1);
+  assert_true(f->call.done);
+  assert_int_equal(f->call.status, RVL_GRPC_DEADLINE_EXCEEDED);
+  assert_true(f->call.local_deadline);
+  assert_false(f->call.from_server);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_ends_in_a_message, set_up, tear_down),
       cmocka_unit_test_setup_teardown(test_message_before_headers, set_up, tear_down),
-      cmocka_unit_test_setup_teardown(test_several_messages, set_up, tear_down)};
+      cmocka_unit_test_setup_teardown(test_several_messages, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(test_deadline_on_both_sides, set_up, tear_down)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
