@@ -154,7 +154,7 @@ local function begin(given)
     about = given.model or given.about, deadline = deadline,
     started = clock.now(), request_ids = {}, handles = {}, ready = {}, groups = {},
     interval = given.options.poll_interval,
-    streams = streams or MOST_STREAMS,
+    streams = streams or MOST_STREAMS, turn = task.semaphore(1),
     model_step = given.model and given.model.step}, PendingSamplingBatch)
   for i = 1, plan.num_prompts do self.groups[i] = {} end
   for first = 1, count, MOST_IN_A_BATCH do
@@ -290,7 +290,7 @@ local function time_out(self)
 end
 
 -- Waits until at least one sample is ready; false: all have been handed out.
-local function fill(self)
+local function wait_for_one(self)
   while not self.ready[1] do
     if next(self.handles) == nil then return false end
     self.context:check(self.what)
@@ -316,8 +316,11 @@ local function fill(self)
   return true
 end
 
+-- The same for one task after the other: the others find what it has got.
+local function fill(self) return self.turn:with(wait_for_one, self) end
+
 --- An iterator over completions, each as soon as it is there. Leaving the loop early loses nothing: a second call goes
---- on with the rest. One that failed has `error` in place of `sample`.
+--- on with the rest. One that failed has `error` in place of `sample`. Tasks may share it: each completion goes to one.
 ---@return fun(): training.SamplingCompletion|nil
 function PendingSamplingBatch:as_completed()
   return function()
