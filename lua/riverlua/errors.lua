@@ -151,6 +151,10 @@ function errors.with_article(noun)
   return (noun:find("^[aeiou]") and "an " or "a ") .. noun
 end
 
+--- What a value is, for messages: "a table", "nothing".
+---@param value any
+function errors.got(value) return value == nil and "nothing" or errors.with_article(type(value)) end
+
 --- Raises unless `value` has the wanted type ("integer" and "callable" count as types; "a|b" allows both).
 ---@param where string the call, as the user wrote it
 ---@param name string the argument's name

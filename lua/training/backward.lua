@@ -104,6 +104,7 @@ function backward.arguments(what, given, second, third, own)
       if third ~= nil then take(third) end
     elseif second ~= nil then
       take(second)
+      if third ~= nil then fail(what, "options in one table") end
     end
   end
   future.check_interval(what, options.poll_interval)
@@ -138,7 +139,14 @@ function backward.plan(what, options, settings, prepare)
   local data = options.data
   if type(data) ~= "table" or data.input_ids ~= nil or data.model_input ~= nil then
     fail(what, "data must be a list of datums", "write {datum} for a single one")
-  elseif #data == 0 then
+  end
+  failure.whole_list(what, data, "data")
+  if #data == 0 then
+    local near
+    for name in pairs(data) do
+      if type(name) == "string" then near = near or name end
+    end
+    if near then fail(what, ("there is no 'data' among the options, but '%s'"):format(near), what .. "{data = {…}}") end
     fail(what, "there are no datums in data", "skip the step when no group has a signal")
   end
   local name, config, graph = losses.read(what, options.loss_fn, settings)

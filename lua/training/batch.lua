@@ -69,6 +69,7 @@ local function read_policy(what, options, count, is_training)
     end
     if not request.kv_cache_policy then fail(what, "retained_kv_groups need a kv_cache_policy") end
     if request.pinned_policy_id then fail(what, "retained_kv_groups and pinned_policy_id exclude each other") end
+    failure.whole_list(what, groups, "retained_kv_groups")
     request.retained_kv_groups = {}
     for i, text in ipairs(groups) do
       request.retained_kv_groups[i] = uuid(what, ("retained_kv_groups[%d]"):format(i), text)

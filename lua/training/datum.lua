@@ -346,7 +346,7 @@ function datum.grpo_data(prompt_tokens, sample, advantage, more)
     old_logprobs = join("float32", {{0, prompt - 1}, {sample.logprobs, count, "sample.logprobs"}, {0, 1}}),
     advantages = join("float32", {{0, prompt - 1}, {advantage, count, "advantage"}, {0, 1}}),
   }
-  for name, column in pairs(more or {}) do
+  for name, column in pairs(errors.expect("training.grpo_data", "more", more or {}, "table")) do
     if made[name] ~= nil then refuse_grpo(("'%s' is made here, and not to be given"):format(name)) end
     made[name] = column
   end

@@ -82,6 +82,24 @@ function failure.plain_list(what, list, name)
   end
 end
 
+--- Raises kind "argument" when elements of a list are missing, behind which nothing would be looked at.
+---@param what string
+---@param list table
+---@param name string of the list among the options
+function failure.whole_list(what, list, name)
+  local count, last = 0, 0
+  for key in next, list do
+    if math.type(key) == "integer" and key > 0 then count, last = count + 1, math.max(last, key) end
+  end
+  if count == last then return end
+  for i = 1, last do
+    if rawget(list, i) == nil then
+      errors.raise{kind = "argument", message = ("%s: %s[%d] is missing"):format(what, name, i),
+        hint = "a list has no holes: leave out what is not wanted"}
+    end
+  end
+end
+
 local function same(text) return text end
 
 -- A copy of what the service said about a failure, without the key.

@@ -39,7 +39,7 @@ function images.check(what, where, value)
   if images.is_handle(value) then return value end
   if type(value) ~= "string" then
     errors.raise{kind = "argument",
-      message = ("%s: %s must be the bytes of an image or a handle, got a %s"):format(what, where, type(value)),
+      message = ("%s: %s must be the bytes of an image or a handle, got %s"):format(what, where, errors.got(value)),
       hint = "session:upload_image(bytes) gives a handle"}
   elseif value == "" then
     errors.raise{kind = "argument", message = ("%s: %s is empty"):format(what, where)}

@@ -207,7 +207,8 @@ end
 ---@return table graph
 function Model:prepare_loss(graph)
   if type(graph) ~= "table" or type(graph.json) ~= "string" then
-    errors.raise{kind = "argument", message = "prepare_loss: a training.loss_graph is wanted, got a " .. type(graph)}
+    errors.raise{kind = "argument", message = "prepare_loss: a training.loss_graph is wanted, got "
+      .. errors.got(graph)}
   end
   if not self.prepared[graph.json] then
     self.session:rpc("prepare_loss", "PrepareLoss", {model_name = self.base_model, graph = graph.json,
@@ -233,8 +234,7 @@ local function send_options(self, what, kind, options)
 end
 
 -- One part after the other: each is awaited before the next. The first clears gradients if asked to, the rest add.
-local function run_parts(self, what, kind, plan, options)
-  local send = send_options(self, what, kind, options)
+local function run_parts(self, plan, send)
   local parts, sizes = {}, {}
   for i = 1, #plan.parts do
     local operation
@@ -254,7 +254,8 @@ function Model:forward(data, second, third)
       errors.raise{kind = "argument", message = ("forward: '%s' is for forward_backward"):format(name)}
     end
   end
-  return run_parts(self, "forward", "Forward", plan_pass(self, "forward", options, settings), options)
+  local send = send_options(self, "forward", "Forward", options)
+  return run_parts(self, plan_pass(self, "forward", options, settings), send)
 end
 
 --- Gradients of a loss over datums. (ForwardBackward)
@@ -274,12 +275,15 @@ end
 function Model:forward_backward(data, second, third)
   local what = "forward_backward"
   local options, settings = backward.arguments(what, data, second, third)
-  return run_parts(self, what, "ForwardBackward", plan_pass(self, what, options, settings), options)
+  local send = send_options(self, what, "ForwardBackward", options)
+  return run_parts(self, plan_pass(self, what, options, settings), send)
 end
 
 -- The operation of a plan that fits into one request.
-local function submit_single(self, what, plan, send)
+local function submit_single(self, plan, send)
+  local what = send.what
   if #plan.parts > 1 then
+    plan.release()
     errors.raise{kind = "argument", message = what .. ": the datums do not fit into one request (1 GiB)",
       hint = "forward_backward splits them"}
   end
@@ -294,8 +298,8 @@ end
 function Model:submit_forward_backward(data, second, third)
   local what = "submit_forward_backward"
   local options, settings = backward.arguments(what, data, second, third)
-  local plan = plan_pass(self, what, options, settings)
-  return submit_single(self, what, plan, send_options(self, what, "ForwardBackward", options))
+  local send = send_options(self, what, "ForwardBackward", options)
+  return submit_single(self, plan_pass(self, what, options, settings), send)
 end
 
 --- One step of Adam with the gradients that are there. (OptimStep)
@@ -322,10 +326,14 @@ local STOPPED = {cancelled = true, interrupted = true, closed = true, session_lo
 local STEP = {data = true}
 for name in pairs(optim.OPTIONS) do STEP[name] = true end
 
-local function step_arguments(what, data, second, third)
+local function step_arguments(self, what, data, second, third)
   if type(second) == "number" then   -- (data, lr, {…})
-    local more = {lr = second}
+    local more = {}
     for name, value in pairs(errors.expect(what, "options", third or {}, "table")) do more[name] = value end
+    if more.lr ~= nil then
+      errors.raise{kind = "argument", message = what .. ": the learning rate is given twice"}
+    end
+    more.lr = second
     second, third = more, nil
   end
   local options, settings = backward.arguments(what, data, second, third, STEP)
@@ -340,12 +348,9 @@ local function step_arguments(what, data, second, third)
   if step.lr == nil then
     errors.raise{kind = "argument", message = what .. ": there is no learning rate", hint = what .. "{…, lr = 4e-5}"}
   end
-  return options, settings, step
-end
-
-local function submit_step(self, what, plan, options, step)
-  local pass = submit_single(self, what, plan, send_options(self, what, "ForwardBackward", options))
-  return pass, optim.submit(self, what, step)
+  optim.check(self, what, step)   -- before the pass is sent
+  local send = send_options(self, what, "ForwardBackward", options)
+  return plan_pass(self, what, options, settings), send, step
 end
 
 --- A pass and a step submitted back to back, without waiting: two operations.
@@ -353,8 +358,8 @@ end
 ---@return training.PendingOp step
 function Model:submit_train_step(data, second, third)
   local what = "submit_train_step"
-  local options, settings, step = step_arguments(what, data, second, third)
-  return submit_step(self, what, plan_pass(self, what, options, settings), options, step)
+  local plan, send, step = step_arguments(self, what, data, second, third)
+  return submit_single(self, plan, send), optim.submit(self, what, step)
 end
 
 --- `forward_backward` and `optim_step` with one wait: `model:train_step{data = {…}, lr = 4e-5, loss_fn = …}` or
@@ -363,13 +368,12 @@ end
 ---@return training.OptimStepResult
 function Model:train_step(data, second, third)
   local what = "train_step"
-  local options, settings, step = step_arguments(what, data, second, third)
-  local plan = plan_pass(self, what, options, settings)
+  local plan, send, step = step_arguments(self, what, data, second, third)
   if #plan.parts > 1 then
-    local result = run_parts(self, what, "ForwardBackward", plan, options)
+    local result = run_parts(self, plan, send)
     return result, optim.submit(self, what, step):result()
   end
-  local pass, made = submit_step(self, what, plan, options, step)
+  local pass, made = submit_single(self, plan, send), optim.submit(self, what, step)
   local ok, result = pcall(pass.result, pass)
   if not ok and errors.is(result) and STOPPED[result.kind] then error(result, 0) end
   local step_result = made:result()   -- it is under way in any case

@@ -62,7 +62,8 @@ function optim.arguments(what, given, more)
     for name, value in pairs(given) do options[name] = value end
   else
     for name, value in pairs(errors.expect(what, "options", more or {}, "table")) do options[name] = value end
-    options.lr = given
+    if given ~= nil and options.lr ~= nil then fail(what, "the learning rate is given twice") end
+    if given ~= nil then options.lr = given end
   end
   errors.check_options(what, options, OPTIONS)
   future.check_interval(what, options.poll_interval)
@@ -84,10 +85,8 @@ local function key_of(what, options)
 end
 
 -- The policy that a step is to start from: known only when no other step is under way.
-local function expected_of(model, what, options)
-  local expected = options.expected_policy_id
-  if expected == false then return nil end
-  if expected ~= nil then return errors.expect(what, "expected_policy_id", expected, "string") end
+local function expected_of(model, expected)
+  if expected ~= nil then return expected or nil end
   if model.steps_pending > 0 then return nil end
   local policy = model:known_policy()
   if model.steps_pending > 0 then return nil end   -- another task was faster
@@ -125,14 +124,25 @@ local function took(model, result)
   return result
 end
 
+--- Checks the options of a step; nothing is sent, but for the question whether the endpoint has what they need.
+---@return table params AdamParams
+---@return number timeout
+---@return string|nil key
+function optim.check(model, what, options)
+  local params, session = adam(what, options), model.session
+  local timeout, key = session:timeout_of(what, options.timeout), key_of(what, options)
+  if options.expected_policy_id ~= false then
+    errors.expect(what, "expected_policy_id", options.expected_policy_id, "string|nil")
+  end
+  if params.gradient_scale then session:need_feature(what, "gradient_scale_v1", "gradient_scale") end
+  return params, timeout, key
+end
+
 --- Submits a step; see `model:submit_optim_step`.
 ---@return training.PendingOp
 function optim.submit(model, what, options)
-  local params = adam(what, options)
-  local session = model.session
-  if params.gradient_scale then session:need_feature(what, "gradient_scale_v1", "gradient_scale") end
-  local timeout = session:timeout_of(what, options.timeout)
-  local key, expected = key_of(what, options), expected_of(model, what, options)
+  local params, timeout, key = optim.check(model, what, options)
+  local session, expected = model.session, expected_of(model, options.expected_policy_id)
   model.steps_pending = model.steps_pending + 1   -- no wait since the policy was looked at
   local function submit(seq_id)
     model.step = model.step + 1

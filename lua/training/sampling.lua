@@ -103,6 +103,7 @@ end
 local function lower_chunks(what, where, chunks, placeholder)
   local ids, pictures = {}, {}
   if type(chunks) ~= "table" or #chunks == 0 then fail(what, where .. " must be a list of chunks, not empty") end
+  failure.whole_list(what, chunks, where)
   for i, chunk in ipairs(chunks) do
     local at = ("%s[%d]"):format(where, i)
     if type(chunk) ~= "table" then fail(what, at .. " must be a table, such as {type = \"text\", tokens = {…}}") end
@@ -129,9 +130,6 @@ local function lower_chunks(what, where, chunks, placeholder)
   return ids, pictures
 end
 
--- One value for all prompts, or a list with one for each: a list of lists.
-local function per_prompt(value, is_one) return is_one(value[1]) and {value} or value end
-
 local function read_prompts(what, options)
   local given = (options.prompts ~= nil and 1 or 0) + (options.prompt_token_ids ~= nil and 1 or 0)
     + (options.model_input ~= nil and 1 or 0)
@@ -145,14 +143,17 @@ local function read_prompts(what, options)
     local prompts = options.prompts
     if type(prompts) == "string" then prompts = {prompts} end
     errors.expect(what, "prompts", prompts, "table")
+    failure.whole_list(what, prompts, "prompts")
     for i, prompt in ipairs(prompts) do
       if type(prompt) ~= "string" then fail(what, ("prompts[%d] must be a text, got a %s"):format(i, type(prompt))) end
+      if not utf8.len(prompt) then fail(what, ("prompts[%d] is not UTF-8"):format(i)) end
       list[i] = {prompt = prompt}
     end
   elseif options.prompt_token_ids ~= nil then
     local ids = options.prompt_token_ids
     if not is_list(ids) or #ids == 0 then fail(what, "prompt_token_ids must be a list of ids, or of such lists") end
     local many = not array.is(ids) and is_list(ids[1])
+    if many then failure.whole_list(what, ids, "prompt_token_ids") end
     for i, one in ipairs(many and ids or {ids}) do
       local where = many and ("prompt_token_ids[%d]"):format(i) or "prompt_token_ids"
       list[i] = {input_ids = token_ids(what, where, one)}
@@ -160,8 +161,12 @@ local function read_prompts(what, options)
   else
     local chunks = errors.expect(what, "model_input", options.model_input, "table")
     if #chunks == 0 then fail(what, "model_input must be a list of chunks, not empty") end
-    for i, one in ipairs(per_prompt(chunks, function(first) return first.type ~= nil end)) do
-      local ids, pictures = lower_chunks(what, ("model_input[%d]"):format(i), one, options.image_token_id)
+    local first = chunks[1]
+    local many = type(first) == "table" and first.type == nil and type(first[1]) == "table"
+    if many then failure.whole_list(what, chunks, "model_input") end
+    for i, one in ipairs(many and chunks or {chunks}) do
+      local where = many and ("model_input[%d]"):format(i) or "model_input"
+      local ids, pictures = lower_chunks(what, where, one, options.image_token_id)
       list[i] = {input_ids = ids, pictures = pictures}
     end
   end
@@ -178,9 +183,16 @@ local function add_images(what, options, list)
   if nested and #given ~= #list then
     fail(what, ("images has %d lists for %d prompts"):format(#given, #list))
   end
+  failure.whole_list(what, given, "images")
   for i, prompt in ipairs(list) do
     prompt.pictures = {}
-    for k, image in ipairs(nested and given[i] or given) do
+    local own = given
+    if nested then
+      own = given[i]
+      errors.expect(what, ("images[%d]"):format(i), own, "table")
+      failure.whole_list(what, own, ("images[%d]"):format(i))
+    end
+    for k, image in ipairs(own) do
       prompt.pictures[k] = images.check(what, nested and ("images[%d][%d]"):format(i, k) or ("images[%d]"):format(k),
         image)
     end
@@ -205,7 +217,8 @@ end
 local function read_stop(what, stop)
   if stop == nil then return nil end
   if type(stop) == "string" then stop = {stop} end
-  for i, text in ipairs(errors.expect(what, "stop", stop, "table")) do
+  failure.whole_list(what, errors.expect(what, "stop", stop, "table"), "stop")
+  for i, text in ipairs(stop) do
     if type(text) ~= "string" or text == "" then fail(what, ("stop[%d] must be a text, not empty"):format(i)) end
   end
   return stop
@@ -254,6 +267,7 @@ function sampling.plan(what, options, default_timeout)
     errors.expect(what, name, options[name], "boolean|nil")
   end
   errors.expect(what, "metrics_type", options.metrics_type, "string|nil")
+  errors.expect(what, "image_token_id", options.image_token_id, "integer|nil")
   if options.top_p == 0 then fail(what, "'top_p' must be above 0", "temperature = 0 takes the most likely token") end
   local logprobs = options.logprobs and integer(what, "logprobs", options.logprobs, 0) or 0
   local settings = {

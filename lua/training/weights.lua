@@ -41,7 +41,7 @@ function weights.path(what, given)
   if weights.is_checkpoint(given) then path = given.path end
   if type(path) ~= "string" or path == "" then
     errors.raise{kind = "argument", message = ("%s: a checkpoint or its path is wanted, got %s"):format(what,
-      path == "" and "one that has no path (mode publish keeps nothing)" or "a " .. type(given))}
+      path == "" and "one that has no path (mode publish keeps nothing)" or errors.got(given))}
   end
   return path
 end
@@ -61,7 +61,12 @@ function weights.save(model, name, more)
   local options = {}
   local given = type(name) == "table" and name or errors.expect(what, "options", more or {}, "table")
   for key, value in pairs(given) do options[key] = value end
-  if type(name) ~= "table" then options.name = name end
+  if type(name) == "table" then
+    if more ~= nil then fail(what, "options in one table, or the name and a table of options") end
+  else
+    if options.name ~= nil then fail(what, "the name is given twice") end
+    options.name = name
+  end
   errors.check_options(what, options, SAVE)
   future.check_interval(what, options.poll_interval)
   errors.expect(what, "name", options.name, "string")
