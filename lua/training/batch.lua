@@ -141,7 +141,10 @@ local function begin(given)
     fail(what, ("%d samples in one batch; at most %d are possible"):format(count, MOST_IN_A_BATCH),
       "model:sample_as_completed takes any number, or submit several batches")
   end
-  if plan.timeout > LONGEST then fail(what, "'timeout' must be at most 86400 seconds") end
+  if plan.timeout > LONGEST then
+    if given.options.timeout then fail(what, "'timeout' must be at most 86400 seconds") end
+    plan.timeout = LONGEST   -- of a client that has more patience
+  end
   local policy = read_policy(what, given.options, count, given.model ~= nil)
   local streams = errors.expect(what, "max_concurrent_streams", given.options.max_concurrent_streams, "integer|nil")
   if streams and streams < 1 then fail(what, "max_concurrent_streams must be at least 1") end
@@ -158,6 +161,7 @@ local function begin(given)
     streams = streams or MOST_STREAMS, turn = task.semaphore(1),
     model_step = given.model and given.model.step}, PendingSamplingBatch)
   for i = 1, plan.num_prompts do self.groups[i] = {} end
+  context:check(what)
   for first = 1, count, MOST_IN_A_BATCH do
     local prompts = table.move(plan.prompts, first, math.min(first + MOST_IN_A_BATCH - 1, count), 1, {})
     local request = {idempotency_key = key or digest.uuid()}

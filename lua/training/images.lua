@@ -68,8 +68,9 @@ function images.upload(session, what, data, options)
   if images.is_handle(data) then
     errors.raise{kind = "argument", message = what .. ": the image is uploaded already"}
   end
-  local key = options.idempotency_key or digest.uuid()
-  local deadline = clock.now() + (options.timeout or session.timeout)
+  local key = errors.expect(what, "idempotency_key", options.idempotency_key, "string|nil") or digest.uuid()
+  local deadline = clock.now() + session:timeout_of(what, options.timeout)
+  session.used_images = true   -- also when nobody knows whether it arrived
   local limit = session.image_slots
   local reply = limit:with(function()
     return session:rpc(what, "UploadImage", {idempotency_key = key, data = data, session_id = session.session_id},
@@ -79,7 +80,6 @@ function images.upload(session, what, data, options)
   if reply.sha256 ~= sha256 or reply.byte_count ~= #data or reply.session_id ~= session.session_id then
     error(failure.protocol({what = what}, "the service got other bytes than were sent"), 0)
   end
-  session.used_images = true
   return setmetatable({id = reply.id, sha256 = sha256, byte_count = #data, width = reply.width, height = reply.height,
     session_id = reply.session_id, data = data}, ImageHandle)
 end

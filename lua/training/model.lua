@@ -115,7 +115,7 @@ end
 
 local function plan_samples(self, what, options)
   if options.image_token_id == nil then options.image_token_id = self.image_token_id or nil end
-  local plan = sampling.plan(what, options)
+  local plan = sampling.plan(what, options, self.session.timeout)
   plan.release = self.session:reserve(self, plan)
   return plan
 end
@@ -414,19 +414,21 @@ end
 
 -- ---- metrics of the console ------------------------------------------------------------------------------
 
-local function console_of(self)
-  if not self.console then self.console = self.session:open_console(self) end
+local function console_of(self, what)
+  if not self.console then self.console = self.session:open_console(what, self) end
   return self.console
 end
 
 --- Sends numbers to the run's page in the console, in the background: `model:log{["reward/mean"] = 0.4}`.
 ---@param values table<string, number>
-function Model:log(values) return console_of(self):log(values) end
+function Model:log(values) return console_of(self, "log"):log(values) end
 
 --- Tells the console how to draw a metric (or all that begin with `name*`).
 ---@param name string
 ---@param options {step_metric: string|nil, hidden: boolean|nil}|nil
-function Model:define_metric(name, options) return console_of(self):define_metric(name, options) end
+function Model:define_metric(name, options)
+  return console_of(self, "define_metric"):define_metric(name, options)
+end
 
 --- Internal: ends the model. (UnloadModel)
 function Model:unload(timeout)

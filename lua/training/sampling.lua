@@ -12,7 +12,6 @@ local images = require "training.images"
 local sampling = {}
 
 local DEFAULTS = {num_samples = 1, max_tokens = 256, temperature = 1.0, top_p = 1.0, top_k = -1}
-local LONGEST = 86400
 
 -- Names of options by who understands them.
 local PROMPT = [[prompts prompt_token_ids model_input num_samples max_tokens temperature top_p top_k stop seed seeds
@@ -252,14 +251,14 @@ end
 --- Reads the options of a sampling call. Raises kind "argument".
 ---@param what string
 ---@param options table see `model:sample`
----@param default_timeout number|nil
+---@param default_timeout number
 ---@return training.SamplingPlan
 function sampling.plan(what, options, default_timeout)
   local list = read_prompts(what, options)
   add_images(what, options, list)
   local num_samples = integer(what, "num_samples", options.num_samples or DEFAULTS.num_samples, 1)
   local max_tokens = integer(what, "max_tokens", options.max_tokens or DEFAULTS.max_tokens, 1)
-  local timeout = options.timeout or default_timeout or LONGEST
+  local timeout = options.timeout or default_timeout
   if type(timeout) ~= "number" or timeout ~= timeout or timeout <= 0 then
     fail(what, "'timeout' must be a number of seconds above 0")
   end

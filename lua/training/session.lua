@@ -125,10 +125,11 @@ local function check_open(self, what)
   self.client:check_open()
 end
 
---- Internal: before every wait: raises when the session has been lost.
+--- Internal: before every wait: raises when the session has been lost or closed.
 ---@param what string
 ---@param request_id string|nil
 function Session:check(what, request_id)
+  check_open(self, what)
   if self.before_poll then self.before_poll() end
   if not self.heartbeat then return end
   local ok, err = pcall(self.heartbeat.check, self.heartbeat)
@@ -212,7 +213,10 @@ function Session:reserve(model, planned) return self.client:reserve(model, plann
 function Session:note_checkpoint(checkpoint) self.last_checkpoint = checkpoint.path end
 
 --- Internal: the console writer of a model.
-function Session:open_console(model) return self.client:open_console(model) end
+function Session:open_console(what, model)
+  check_open(self, what)
+  return self.client:open_console(model)
+end
 
 -- ---- models --------------------------------------------------------------------------------------------------
 
@@ -302,7 +306,7 @@ local function read_source(self, what, options)
   if type(options.base_model) ~= "string" or options.base_model == "" then
     fail(what, "there is no base_model", "client:get_capabilities() lists the models of the endpoint")
   end
-  local plan = sampling.plan(what, options)
+  local plan = sampling.plan(what, options, self.timeout)
   local about = {base_model = options.base_model}
   local path = options.checkpoint ~= nil and weights.path(what, options.checkpoint) or nil
   plan.release = self:reserve(about, plan)

@@ -107,7 +107,7 @@ model:submit_sampling_batch{prompts = "x", timeout = 1e9} | submit_sampling_batc
 model:forward_backward()                            | forward_backward: data must be a list of datums
 model:forward_backward(datum)                       | forward_backward: data must be a list of datums *write {datum}
 model:forward_backward({}) | forward_backward: there are no datums in data *no group has a signal
-model:forward_backward{datas = {datum}}             | forward_backward: there is no 'data' among the options, but 'datas'
+model:forward_backward{datas = {datum}}             | forward_backward: there is no 'data' among the options, but
 model:forward_backward({datum, nil, datum})         | forward_backward: data[2] is missing
 model:forward_backward({datum}, {loss_fn = "ppo"}, {clip_low = 0.1}) | forward_backward: options in one table
 model:forward_backward{datum, loss_fn = "ppo"}      | forward_backward: there is an option among the data: 'loss_fn'

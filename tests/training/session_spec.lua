@@ -1,0 +1,64 @@
+-- What a client sets for its sessions, and what a closed session still does.
+
+local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
+local support = dofile(folder .. "support.lua")
+
+describe("a session", function()
+  local server
+  setup(function() server = support.standin.start() end)
+  teardown(function() server:close() end)
+  before_each(function() server:post("reset") end)
+
+  it("has the client's patience with samples", function()
+    local client <close> = support.client(server, {timeout = 0.2})
+    local model, session = support.model(client, support.SILENT)
+    server:fault{method = "SampleFromTraining", never = true, times = 1}
+    local err = support.failure(model.sample, model, "1 + 1")
+    assert.equal("timeout", err.kind)
+    assert.equal(0.2, err.limit)
+    server:fault{method = "SampleFromCheckpoint", never = true, times = 1}
+    local checkpoint = model:save_weights("x", {mode = "inference"})
+    err = support.failure(session.sample, session, {prompts = "1 + 1", base_model = support.MODEL,
+      checkpoint = checkpoint})
+    assert.equal("timeout", err.kind)
+    server:fault{method = "SubmitSamplingBatch", handles = {["0"] = {never = true}}}
+    local pending = model:submit_sampling_batch("1 + 1")
+    assert.equal("timeout", pending:as_completed()().error.kind)
+  end)
+
+  it("of a client with more patience submits batches for a day", function()
+    local client <close> = support.client(server, {timeout = 7 * 86400})
+    local model = support.model(client, support.SILENT)
+    assert.equal(1, #model:submit_sampling_batch("1 + 1"):result())
+  end)
+
+  it("that is closed submits and polls nothing more", function()
+    local client <close> = support.client(server)
+    local model, session = support.model(client, support.SILENT)
+    local operation = model:submit_sample("1 + 1")
+    server:fault{method = "SubmitSamplingBatch", handles = {["0"] = {never = true}}}
+    local pending = model:submit_sampling_batch("1 + 1")
+    session:close()
+    local calls = server:count()
+    for what, fn in pairs{
+      submit_sample = function() operation:result() end,
+      submit_sampling_batch = function() model:submit_sampling_batch("1 + 1") end,
+      sample_as_completed = function() model:sample_as_completed("1 + 1") end,
+      log = function() model:log{x = 1} end,
+      define_metric = function() model:define_metric("x") end,
+    } do
+      assert.equal(("closed: %s: this session has been closed"):format(what), tostring(support.failure(fn)))
+    end
+    assert.equal("closed", support.failure(pending.result, pending).kind)
+    assert.equal(calls, server:count())
+  end)
+
+  it("releases its images also when the answer to an upload got lost", function()
+    local client <close> = support.client(server)
+    local session = client:session(support.SILENT)
+    server:fault{method = "UploadImage", status = "INTERNAL", acts = true}
+    support.failure(session.upload_image, session, "\x89PNG\r\n\x1a\n")
+    session:close()
+    assert.equal(1, server:count("ReleaseImage"))
+  end)
+end)
