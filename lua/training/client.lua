@@ -183,15 +183,19 @@ function client.new(options)
   local slots = options.image_upload_concurrency or 4
   if math.type(slots) ~= "integer" or slots < 1 then fail("image_upload_concurrency must be a positive integer") end
   errors.expect("training.Client", "warn", options.warn, "callable|nil")
+  local kept = {}   -- without the key, which a dump would show
+  for name, value in pairs(options) do
+    if name ~= "api_key" then kept[name] = value end
+  end
   local self = setmetatable({
-    options = options, address = address, identity = identity, sessions = {}, features = {},
+    options = kept, address = address, identity = identity, sessions = {}, features = {},
     image_slots = task.semaphore(slots), upload = upload.settings(options.upload), no_uploads = false,
     write_warning = options.warn or write_warning, last_checkpoint = false, deployments = false, transport = false,
   }, Client)
   self.last_checkpoint = nil
   self.timeout = self:timeout_of("training.Client", options.timeout or LONGEST)
   self.meter = self:new_meter("training.Client", {})
-  self.key = function() return key end   -- not in a field, which a dump would show
+  self.key = function() return key end
   self.transport = open_transport(options, address, key, identity)
   self.wire = wire.new{transport = self.transport, schema = require("riverlua.protobuf").training, key = key,
     retries = retries ~= false, trace = read_trace(options.trace), check_open = function() self:check_open() end}
@@ -295,7 +299,7 @@ end
 --- Internal: the console writer of a model, see training.console.
 function Client:open_console(model)
   local own = {run_id = model.training_run_id, api_key = self.key(), base_url = self.options.console_url,
-    client_name = self.identity}
+    client_name = self.identity, warn = function(text) self:warn(text) end}
   for _, name in ipairs{"proxy", "ca_file", "verify"} do own[name] = (self.options.http or {})[name] end
   return require("training.console").open(own)
 end

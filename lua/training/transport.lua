@@ -15,6 +15,9 @@ local LARGEST_MESSAGE = 2 ^ 31 - 1
 local KEEPALIVE = {interval = 10, timeout = 5}
 local CHANNEL_OPTIONS = {"proxy", "ca_file", "verify", "unix_socket"}
 
+-- What goes with each call. Not in a field, which a dump would show: the key is among it.
+local metadata_of = setmetatable({}, {__mode = "k"})
+
 local Network = {takes_blocks = true}
 Network.__index = Network
 Network.__name = "training.Network"
@@ -22,8 +25,12 @@ Network.__name = "training.Network"
 --- Opens nothing yet: connections come with the first call.
 ---@param options {target: string, tls: boolean, key: string|nil, identity: string, http: table}
 function transport.new(options)
-  local self = setmetatable({channels = {}, options = options}, Network)
-  self.metadata = {["x-api-key"] = options.key, ["x-river-client"] = options.identity}
+  local kept = {}
+  for name, value in pairs(options) do
+    if name ~= "key" then kept[name] = value end
+  end
+  local self = setmetatable({channels = {}, options = kept}, Network)
+  metadata_of[self] = {["x-api-key"] = options.key, ["x-river-client"] = options.identity}
   return self
 end
 
@@ -33,7 +40,7 @@ local function channel_for(self, purpose)
   local channel = self.channels[purpose]
   if not channel then
     local options = self.options
-    local own = {target = options.target, tls = options.tls, metadata = self.metadata, user_agent = options.identity,
+    local own = {target = options.target, tls = options.tls, metadata = metadata_of[self], user_agent = options.identity,
       max_message = math.tointeger(LARGEST_MESSAGE), keepalive = KEEPALIVE}
     for _, name in ipairs(CHANNEL_OPTIONS) do own[name] = options.http[name] end
     channel = grpc.Channel(own)
@@ -73,7 +80,7 @@ end
 ---@param options table|nil more options of training.heartbeat
 function Network:heartbeat(session_id, options)
   local own = {address = self.options.target, tls = self.options.tls, session_id = session_id,
-    metadata = self.metadata, user_agent = self.options.identity}
+    metadata = metadata_of[self], user_agent = self.options.identity}
   for _, name in ipairs(CHANNEL_OPTIONS) do own[name] = self.options.http[name] end
   for name, value in pairs(options or {}) do own[name] = value end
   return require("training.heartbeat").start(own)

@@ -3,6 +3,17 @@
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local support = dofile(folder .. "support.lua")
 
+-- Whether a text is found anywhere in the fields of a value.
+local function holds(value, text, seen)
+  if type(value) == "string" then return value:find(text, 1, true) ~= nil end
+  if type(value) ~= "table" or seen[value] then return false end
+  seen[value] = true
+  for key, inner in next, value do
+    if holds(key, text, seen) or holds(inner, text, seen) then return true end
+  end
+  return false
+end
+
 describe("a session", function()
   local server
   setup(function() server = support.standin.start() end)
@@ -51,6 +62,14 @@ describe("a session", function()
     end
     assert.equal("closed", support.failure(pending.result, pending).kind)
     assert.equal(calls, server:count())
+  end)
+
+  it("has the key in none of its fields", function()
+    local client <close> = support.client(server)
+    local model = support.model(client)
+    model:sample("1 + 1")
+    assert.is_false(holds(model, support.KEY, {}))
+    assert.is_true(holds(model, client.identity, {}))
   end)
 
   it("releases its images also when the answer to an upload got lost", function()
