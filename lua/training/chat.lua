@@ -41,6 +41,12 @@ errors.want_colon(ChatCompleteResult, "result")
 local OWN = {messages = true, base_model = true, checkpoint_path = true, model_id = true, timeout = true,
   poll_interval = true}
 
+-- The most that a completion may use, as far as the request tells; see training.session_meter.
+local function most_of(body, text)
+  local longest = math.tointeger(body.max_completion_tokens or body.max_tokens) or 0
+  return {prompt_tokens = #text // 3 + 1, completion_tokens = math.max(0, longest * (math.tointeger(body.n) or 1))}
+end
+
 --- Completes a chat.
 ---@param context table client or session
 ---@param what string
@@ -64,10 +70,15 @@ function chat.complete(context, what, given, target)
   for name, value in pairs(target.fields) do request[name] = value end
   local timeout = context:timeout_of(what, given.timeout)
   future.check_interval(what, given.poll_interval)
-  local request_id = context:submit(what, target.method, request, {safe = true, deadline = clock.now() + timeout})
+  local about = target.model or {base_model = target.name}
+  local release = context:reserve(about, most_of(body, request.request_json))
+  local request_id = context:submit(what, target.method, request,
+    {safe = true, deadline = clock.now() + timeout, release = release})
   return future.new{context = context, what = what, request_id = request_id, model_id = target.model_id,
-    field = "chat_complete", timeout = timeout, poll_interval = given.poll_interval, parse = function(reply)
-      context:count_usage(target.model or {base_model = target.name}, reply.usage)
+    field = "chat_complete", timeout = timeout, poll_interval = given.poll_interval,
+    on_failure = function() release() end, parse = function(reply)
+      release()
+      context:count_usage(about, reply.usage)
       return setmetatable({response_json = reply.response_json, status_code = reply.status_code, usage = reply.usage},
         ChatCompleteResult)
     end}:result()

@@ -81,15 +81,17 @@ function SessionMeter:add(usage, model) meter_of(self, model):add(usage) end
 ---@return fun(share: number|nil) release gives it back, or that part of it
 function SessionMeter:reserve(planned, model)
   if not self.budget then return function() end end
-  local meter = meter_of(self, model)
-  local cost = meter:estimate(planned)
-  if not cost then
-    local _, why = pricing.of(model, self.context or nil)
+  local cost, spent = meter_of(self, model):estimate(planned), sum_of_costs(self)
+  if not cost or not spent then
+    local without = model
+    for _, name in ipairs(self.names) do
+      if not self.meters[name].cost then without = name end
+    end
+    local _, why = pricing.of(without, self.context or nil)
     errors.raise{kind = "argument", message = ("a budget needs a price, and %s"):format(why or "there is none"),
       hint = "prices = {prompt = …, completion = …, training = …} in dollars per million tokens"}
   end
-  local spent = sum_of_costs(self) + self.reserved
-  pricing.check(self.budget, spent, cost)
+  pricing.check(self.budget, spent + self.reserved, cost)
   self.reserved = self.reserved + cost
   local left = 1
   return function(share)
