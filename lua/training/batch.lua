@@ -15,9 +15,6 @@ local MOST_IN_A_BATCH = 128
 local LONGEST_RPC = 30
 local LONGEST = 24 * 3600
 local MOST_STREAMS = 4
-local FIRST_DELAY, LONGEST_DELAY = 0.5, 5
--- A snapshot comes this share of the time waited so far after the last, within bounds; see training.future.
-local SHARE, SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.02, 0.005, 0.04
 
 -- The key makes a repeat harmless: the service answers with the handles that it gave before.
 local REPEATED = {UNAVAILABLE = true, DEADLINE_EXCEEDED = true, ABORTED = true, RESOURCE_EXHAUSTED = true}
@@ -101,7 +98,7 @@ local function submit(context, what, request, deadline)
       return reply.request_ids
     end
     failures = failures + 1
-    local pause = math.min(FIRST_DELAY * 2 ^ (failures - 1), LONGEST_DELAY)
+    local pause = future.back_off(failures)
     if not REPEATED[err.code] or not context.wire.retries or clock.now() + pause >= deadline then
       error(context:explain(what, failure.from_grpc({what = what, scrub = context.wire.scrub,
         checkpoint = context.last_checkpoint}, err)), 0)
@@ -216,9 +213,7 @@ end
 local function take(self, handle, result, now)
   if result.pending then
     handle.failures = 0
-    local waited = now - self.started
-    handle.due = now + (self.interval
-      or math.max(SHORTEST_INTERVAL, math.min(waited * SHARE, LONGEST_INTERVAL)))
+    handle.due = now + future.interval(now - self.started, self.interval)
   elseif result.inference then
     local results = result.inference.results
     if #results ~= 1 then

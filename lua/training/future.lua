@@ -6,10 +6,10 @@ local failure = require "training.failure"
 
 local future = {}
 
--- A poll comes this share of the time waited so far later than the last, within bounds: what takes a second is noticed
--- within a few hundredths, and what takes minutes is not asked after a hundred times a second.
-local SHARE, SHORTEST_INTERVAL = 0.02, 0.005
-local LONGEST_INTERVAL = 0.04
+-- A poll comes this share of the time waited so far later than the last, within bounds: what takes seconds is noticed
+-- within a few hundredths of one. After twenty seconds the share is smaller; in the end there is one a second.
+local SHARE, SHORTEST_INTERVAL, SHORT_INTERVAL = 0.02, 0.005, 0.04
+local LATER_SHARE, LONGEST_INTERVAL = 0.002, 1
 local FIRST_DELAY, LONGEST_DELAY = 0.5, 5
 local MOST_FAILURES = 6
 -- The service may hold a poll until there is something to say.
@@ -26,6 +26,15 @@ future.TERMINAL, future.PATIENT, future.MOST_FAILURES = TERMINAL, PATIENT, MOST_
 --- Seconds before something that failed is asked again.
 ---@param failures integer since the last good answer
 function future.back_off(failures) return math.min(FIRST_DELAY * 2 ^ (failures - 1), LONGEST_DELAY) end
+
+--- Seconds until something is asked after again.
+---@param waited number seconds since it began
+---@param fixed number|nil what the caller wants
+function future.interval(waited, fixed)
+  if fixed then return fixed end
+  return math.min(math.max(SHORTEST_INTERVAL, math.min(waited * SHARE, SHORT_INTERVAL), waited * LATER_SHARE),
+    LONGEST_INTERVAL)
+end
 
 --- Raises kind "argument" unless a value can be the interval between polls.
 ---@param what string
@@ -76,12 +85,6 @@ local function call_of(self)
     checkpoint = options.context.last_checkpoint}
 end
 
-local function interval_of(self)
-  local fixed = self.options.poll_interval
-  if fixed then return fixed end
-  return math.max(SHORTEST_INTERVAL, math.min((clock.now() - self.started) * SHARE, LONGEST_INTERVAL))
-end
-
 -- One answer: whether there is a result, and the result.
 local function read(self, reply)
   local options = self.options
@@ -121,7 +124,7 @@ local function wait(self, seconds)
         self.done, self.value = true, result
         break
       end
-      pause = interval_of(self)
+      pause = future.interval(clock.now() - self.started, options.poll_interval)
     elseif TERMINAL[err.code] then
       error(context:explain(options.what, failure.from_grpc(call_of(self), err)), 0)
     else

@@ -155,7 +155,7 @@ function Model:submit_sample(prompts, options) return submit_samples(self, "subm
 --- `stop` (a text or a list); `seed` (sample i gets seed + i - 1) or `seeds` (one for each sample); `logprobs` = K (the
 --- K most likely tokens at each position); `return_prompt_logprobs`, `return_prompt_token_ids`,
 --- `return_expert_routing`; `images` (a list for all prompts, or a list of lists); `metrics_type`; `timeout` = 86400 s;
---- `poll_interval` in seconds (default: adapted, at most 0.04).
+--- `poll_interval` in seconds (default: adapted to how long it takes, at most 1).
 ---
 --- Returns one list of samples per prompt, see training.Sample.
 ---@param prompts any

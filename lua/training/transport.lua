@@ -40,8 +40,8 @@ local function channel_for(self, purpose)
   local channel = self.channels[purpose]
   if not channel then
     local options = self.options
-    local own = {target = options.target, tls = options.tls, metadata = metadata_of[self], user_agent = options.identity,
-      max_message = math.tointeger(LARGEST_MESSAGE), keepalive = KEEPALIVE}
+    local own = {target = options.target, tls = options.tls, metadata = metadata_of[self],
+      user_agent = options.identity, max_message = math.tointeger(LARGEST_MESSAGE), keepalive = KEEPALIVE}
     for _, name in ipairs(CHANNEL_OPTIONS) do own[name] = options.http[name] end
     channel = grpc.Channel(own)
     self.channels[purpose] = channel

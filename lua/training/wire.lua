@@ -20,6 +20,8 @@ local ATTEMPTS, FIRST_DELAY, LONGEST_DELAY, JITTER = 5, 0.5, 8, 0.2
 local ROUND_DELAY, LONGEST_ROUND_DELAY, LONGEST_ROUNDS = 1, 8, 1800
 -- An RPC that only starts or asks something is answered soon; operations take their time in RetrieveFuture.
 local LONGEST_RPC = 300
+-- Bytes a second at which a large request gets through at the least; it may have a gigabyte.
+local SLOWEST = 500000
 
 ---@class training.Wire
 ---@field scrub fun(text: string): string
@@ -145,7 +147,7 @@ function Wire:try(method, request, options)
     tries, in_round = tries + 1, in_round + 1
     local left = options.deadline - clock.now()
     local reply, err = attempt(self, method, bytes, {tries = tries, purpose = options.purpose},
-      math.max(0.001, math.min(left, options.rpc_timeout or LONGEST_RPC)))
+      math.max(0.001, math.min(left, options.rpc_timeout or LONGEST_RPC + #bytes / SLOWEST)))
     if reply then return read_reply(self, method, reply, options) end
     sent, lost = sent or err.sent ~= false, lost or err.sent ~= false and not err.from_server
     err.attempts, err.sent = tries, sent
