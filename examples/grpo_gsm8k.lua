@@ -69,7 +69,7 @@ for step = 1, steps do
     scores[i] = baseline
     for k, sample in ipairs(samples) do
       local advantage = own[k] - baseline
-      if advantage ~= 0 then   -- a group of equals has nothing to teach
+      if advantage ~= 0 and sample.token_data_is_exact then   -- a group of equals has nothing to teach
         data[#data + 1] = training.grpo_data(sample.prompt_token_ids, sample, advantage)
       end
     end

@@ -40,7 +40,7 @@ local function step(model, number, state)
     total = total + sum
     for _, one in ipairs(group) do
       local advantage = one.score - sum / #group
-      if advantage ~= 0 then
+      if advantage ~= 0 and one.sample.token_data_is_exact then
         data[#data + 1] = training.grpo_data(one.sample.prompt_token_ids, one.sample, advantage)
       end
     end

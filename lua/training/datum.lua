@@ -327,15 +327,18 @@ function datum.grpo_data(prompt_tokens, sample, advantage, more)
     refuse_grpo("prompt_tokens is empty", "the first token of a response is predicted from the prompt")
   end
   if type(sample) ~= "table" then refuse_grpo("the sample must be a table, got " .. type(sample)) end
-  if sample.token_data_is_exact == false then
-    refuse_grpo("the sample is not exact: its tokens were made from its text again, and are not what was sampled",
-      "leave it out")
-  end
   local count = count_of(sample.tokens, "sample.tokens")
   local logprobs = count_of(sample.logprobs, "sample.logprobs", "sample with log-probabilities")
-  if count == 0 then refuse_grpo("sample.tokens is empty", "a response without tokens teaches nothing") end
+  if count == 0 then
+    refuse_grpo("sample.tokens is empty",
+      "leave out samples whose token_data_is_exact is false: nothing was sampled, or the service sent no ids")
+  end
   if logprobs ~= count then
-    refuse_grpo(("sample.logprobs has %d values for %d tokens"):format(logprobs, count))
+    refuse_grpo(("sample.logprobs has %d values for %d tokens"):format(logprobs, count),
+      "leave out samples whose token_data_is_exact is false")
+  end
+  if sample.token_data_is_exact == false then
+    refuse_grpo("the sample is not exact: it does not say what was sampled", "leave it out")
   end
   if type(advantage) ~= "number" and count_of(advantage, "advantage") ~= count then
     refuse_grpo(("advantage has %d values for %d tokens"):format(#advantage, count))
