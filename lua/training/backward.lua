@@ -64,6 +64,15 @@ function ForwardResult.__index(self, name)
   return all
 end
 
+function ForwardResult:__tostring()
+  local loss, tokens, count = self.metrics.loss, self.metrics.num_tokens, 0
+  for _ in pairs(self.metrics) do count = count + 1 end
+  return ("training.ForwardResult(%d metrics%s%s)"):format(count, loss and (", loss %.6g"):format(loss) or "",
+    tokens and (", %.0f tokens"):format(tokens) or "")
+end
+
+function ForwardResult.__names() return {"logprobs", "metrics", "usage"} end
+
 local function new_result(parts, sizes)
   local metrics, usage = {}, nil
   for i, part in ipairs(parts) do

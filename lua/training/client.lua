@@ -5,6 +5,7 @@ local clock = require "riverlua.clock"
 local errors = require "riverlua.errors"
 local failure = require "training.failure"
 local future = require "training.future"
+local object = require "training.object"
 local samples = require "training.samples"
 local sampling = require "training.sampling"
 local task = require "riverlua.task"
@@ -37,37 +38,6 @@ local DEPLOYMENTS = {create_deployment = "create", get_deployment = "get", list_
 
 local function fail(message, hint)
   errors.raise{kind = "argument", message = "training.Client: " .. message, hint = hint}
-end
-
-function Client.__index(self, name)
-  local value = Client[name]
-  if value ~= nil then return value end
-  if DEPLOYMENTS[name] then
-    return function(given, ...)
-      if getmetatable(given) ~= Client then
-        errors.raise{kind = "argument", message = ("%s: call it with a colon: client:%s(…)"):format(name, name)}
-      end
-      local own = given:open_deployments()
-      return own[DEPLOYMENTS[name]](own, ...)
-    end
-  end
-  if type(name) == "string" and not name:find("^_") and rawget(self, "identity") then
-    local near = errors.suggest(name, Client) or errors.suggest(name, DEPLOYMENTS)
-    if near then
-      errors.raise{kind = "argument", message = ("a training.Client has no '%s'"):format(name),
-        hint = ("did you mean '%s'?"):format(near)}
-    end
-  end
-  return nil
-end
-
---- For completion at the prompt.
-function Client.__names()
-  local all = {}
-  for _, known in ipairs{Client, DEPLOYMENTS} do
-    for name in pairs(known) do all[#all + 1] = name end
-  end
-  return all
 end
 
 -- ---- options -------------------------------------------------------------------------------------------------
@@ -309,10 +279,10 @@ end
 --- Makes a session, and keeps it alive until it is closed. (CreateSession, SessionHeartbeat)
 ---
 --- `local session <close> = client:session{run = "first", project = "maths"}`: names that are no options are tags,
---- which are texts. Options: `timeout` = 60 s for making it; `capacity_hints` = true: lines on the standard error
---- stream when the service has no room; `before_poll`: a function called before every wait, which may raise; `budget`
---- in dollars, `prices`, `context_length`; `on_session_creation_attempted`, `on_session_created`, `on_session_closed`;
---- `tags`: for names that are options.
+--- which are texts. Options: `timeout` = 60 s for making it; `capacity_hints` = false; true: lines on the standard
+--- error stream when the service has no room; `before_poll`: a function called before every wait, which may raise;
+--- `budget` in dollars, `prices`, `context_length`; `on_session_creation_attempted`, `on_session_created`,
+--- `on_session_closed`; `tags`: for names that are options.
 ---@param options table|nil
 ---@return training.Session
 function Client:session(options)
@@ -446,6 +416,20 @@ function Client:__tostring()
   return ("training.Client(%s%s)"):format(where, self.transport and "" or ", closed")
 end
 
+-- A method of the client that is one of its deployments.
+local function of_deployments(name)
+  return function(given, ...)
+    if getmetatable(given) ~= Client then
+      errors.raise{kind = "argument", message = ("%s: call it with a colon: client:%s(…)"):format(name, name)}
+    end
+    local own = given:open_deployments()
+    return own[DEPLOYMENTS[name]](own, ...)
+  end
+end
+
 errors.want_colon(Client, "client")
+object.define(Client, {called = "training.Client", made = "identity", fields = "meter timeout",
+  internal = [[check check_open count_usage explain need_feature new_meter open_console open_deployments reserve submit
+    timeout_of warn]], more = DEPLOYMENTS, find = of_deployments})
 
 return client

@@ -6,6 +6,7 @@ local chat = require "training.chat"
 local clock = require "riverlua.clock"
 local errors = require "riverlua.errors"
 local future = require "training.future"
+local object = require "training.object"
 local optim = require "training.optim"
 local samples = require "training.samples"
 local sampling = require "training.sampling"
@@ -23,19 +24,6 @@ local model = {}
 ---@field session training.Session
 local Model = {}
 Model.__name = "training.Model"
-
-function Model.__index(self, name)
-  local value = Model[name]
-  if value ~= nil then return value end
-  if type(name) == "string" and not name:find("^_") and rawget(self, "model_id") then
-    local near = errors.suggest(name, Model)
-    if near then
-      errors.raise{kind = "argument", message = ("a training.Model has no '%s'"):format(name),
-        hint = ("did you mean '%s'?"):format(near)}
-    end
-  end
-  return nil
-end
 
 --- Internal: a model that the service has made.
 ---@param session table
@@ -450,5 +438,8 @@ function Model:__tostring()
 end
 
 errors.want_colon(Model, "model")
+object.define(Model, {called = "training.Model", made = "model_id",
+  fields = "base_model full_weight model_id session step training_run_id",
+  internal = "adopt in_turn known_policy unload"})
 
 return model

@@ -83,6 +83,21 @@ local Sample = {}
 Sample.__index = Sample
 Sample.__name = "training.Sample"
 
+--- The column of a datum that lets a pass choose the experts that this sample was made with (force_routing_replay,
+--- compute_expert_flip_metric): `training.grpo_data(ids, sample, advantage, sample:routing_datum_keys())`. Empty when
+--- there is no capture; raises kind "argument" then if `required`.
+---@param required boolean|nil
+---@return {expert_routing_handle: string|nil}
+function Sample:routing_datum_keys(required)
+  local routing = self.expert_routing
+  if routing and routing.handle ~= "" then return {expert_routing_handle = routing.handle} end
+  if required then
+    errors.raise{kind = "argument", message = "routing_datum_keys: the sample has no capture of its routing",
+      hint = "sample a mixture of experts with return_expert_routing = true"}
+  end
+  return {}
+end
+
 function Sample:__tostring()
   local text = self.text
   if #text > 40 then text = text:sub(1, utf8.offset(text, 0, 41) - 1) .. "…" end

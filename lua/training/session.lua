@@ -8,6 +8,7 @@ local failure = require "training.failure"
 local future = require "training.future"
 local images = require "training.images"
 local lora = require "training.lora"
+local object = require "training.object"
 local samples = require "training.samples"
 local sampling = require "training.sampling"
 local weights = require "training.weights"
@@ -28,19 +29,6 @@ local HEARTBEAT_TIMEOUT = 30
 ---@field last_checkpoint string|nil path of the last training checkpoint
 local Session = {}
 Session.__name = "training.Session"
-
-function Session.__index(self, name)
-  local value = Session[name]
-  if value ~= nil then return value end
-  if type(name) == "string" and not name:find("^_") and rawget(self, "session_id") then
-    local near = errors.suggest(name, Session)
-    if near then
-      errors.raise{kind = "argument", message = ("a training.Session has no '%s'"):format(name),
-        hint = ("did you mean '%s'?"):format(near)}
-    end
-  end
-  return nil
-end
 
 local OPTIONS = {}
 for name in ([[tags timeout capacity_hints before_poll on_session_creation_attempted on_session_created
@@ -479,5 +467,8 @@ function Session:__tostring()
 end
 
 errors.want_colon(Session, "session")
+object.define(Session, {called = "training.Session", made = "session_id",
+  fields = "client closed info_message last_checkpoint meter models session_id tags timeout",
+  internal = [[check count_usage explain need_feature note_checkpoint open_console reserve rpc submit timeout_of]]})
 
 return session

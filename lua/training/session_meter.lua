@@ -69,10 +69,16 @@ function SessionMeter.__index(self, name)
   return SessionMeter[name]
 end
 
+--- For completion at the prompt.
+function SessionMeter.__names() return {"add", "budget", "cost", "report", "step", "tokens"} end
+
 --- Counts what a call used.
 ---@param usage {prompt_tokens: integer|nil, completion_tokens: integer|nil, training_tokens: integer|nil}
 ---@param model string
-function SessionMeter:add(usage, model) meter_of(self, model):add(usage) end
+function SessionMeter:add(usage, model)
+  errors.expect("meter:add", "model", model, "string")
+  meter_of(self, model):add(usage)
+end
 
 --- Sets aside what a call may cost at most. Raises kind "budget" when that would pass the budget, with what other calls
 --- under way may still cost counted in.

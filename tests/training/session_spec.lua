@@ -64,6 +64,43 @@ describe("a session", function()
     assert.equal(calls, server:count())
   end)
 
+  it("completes at the prompt, like client, model and results, what is for the user", function()
+    local client <close> = support.client(server)
+    local model, session = support.model(client)
+    local result = model:forward_backward({support.datum()}, "importance_sampling")
+    local complete = require "riverlua.repl_complete"
+    local values = {client = client, session = session, model = model, result = result}
+    local prompt = {get = function(_, name) return values[name] ~= nil, values[name] end}
+    for before, wanted in pairs{
+      ["client:se"] = "session", ["client:list"] = "list_deployments", ["client:wa"] = "wait_for_deployment",
+      ["client:res"] = "", ["client:submit"] = "", ["session:cr"] = "create_model", ["session:sub"] =
+      "submit_sample submit_sampling_batch", ["session.r"] = "release_image restore_image", ["session:check"] = "",
+      ["model:sa"] = "sample sample_as_completed save_weights", ["model:un"] = "", ["model.st"] = "step",
+      ["session.meter.b"] = "budget", ["result."] = "logprobs metrics usage",
+    } do
+      assert.equal(wanted, table.concat(complete.candidates(before, prompt), " "), before)
+    end
+    assert.truthy(tostring(result):find("^training%.ForwardResult%(%d+ metrics, loss %-?[%d.e-]+, %d tokens%)$"))
+    -- and what is not for the user is not what was meant
+    assert.is_nil(model.unloadd)
+    assert.is_nil(client.reserv)
+  end)
+
+  it("has samples that say which column replays their routing", function()
+    local client <close> = support.client(server)
+    local model = support.model(client)
+    local ids = {49, 43, 49}
+    local sample = model:sample{prompt_token_ids = ids, return_expert_routing = true}[1][1]
+    local keys = sample:routing_datum_keys(true)
+    assert.same({expert_routing_handle = sample.expert_routing.handle}, keys)
+    local training = require "training"
+    model:forward_backward{data = {training.grpo_data(ids, sample, 0.5, keys)}, loss_fn = "importance_sampling",
+      force_routing_replay = true}
+    local plain = model:sample{prompt_token_ids = ids}[1][1]
+    assert.same({}, plain:routing_datum_keys())
+    assert.equal("argument", support.failure(plain.routing_datum_keys, plain, true).kind)
+  end)
+
   it("has the key in none of its fields", function()
     local client <close> = support.client(server)
     local model = support.model(client)
