@@ -146,7 +146,7 @@ local HINTS = {
   dns = "is the host name right, and is there a network?",
   timeout = "is the address right? connect_timeout gives it more time",
   tls = "for a private certificate authority, name its file in the option ca_file or in RIVERLUA_CA; "
-    .. "servers without TLS have targets that begin with http://",
+    .. "a server without TLS is reached by http://host:port",
   unsupported = "install the package libcurl4: it is built with OpenSSL",
 }
 

@@ -68,7 +68,10 @@ local function read_address(options)
     scheme = scheme:lower()
     if scheme ~= "http" and scheme ~= "https" then fail("the endpoint begins with " .. scheme .. "://",
       "give host and port, or http:// and https:// for plain and TLS") end
-    if use_ssl == nil then use_ssl = scheme == "https" end
+    if use_ssl ~= nil and use_ssl ~= (scheme == "https") then
+      fail(("the endpoint begins with %s://, and use_ssl is %s"):format(scheme, use_ssl), "one of the two is enough")
+    end
+    use_ssl = scheme == "https"
     endpoint = rest:gsub("/+$", "")
   end
   local host, own_port = endpoint:match("^(%[[%x:.]+%])$"), nil
@@ -95,11 +98,14 @@ end
 
 local function write_warning(text) io.stderr:write("riverlua: training: ", text, "\n") end
 
+local HTTP = {proxy = "string|boolean|nil", ca_file = "string|nil", verify = "boolean|nil", unix_socket = "string|nil"}
+
 local function open_transport(options, address, key, identity)
   local custom = options.transport
   if custom ~= nil then return errors.expect("training.Client", "transport", custom, "table|userdata") end
   local http = errors.expect("training.Client", "http", options.http or {}, "table")
-  errors.check_options("training.Client: http", http, {proxy = true, ca_file = true, verify = true, unix_socket = true})
+  errors.check_options("training.Client: http", http, HTTP)
+  for name, wanted in pairs(HTTP) do errors.expect("training.Client", "http." .. name, http[name], wanted) end
   if address.embedded then
     local service = {path = address.embedded ~= "" and address.embedded or nil}
     for name, value in pairs(errors.expect("training.Client", "embedded", options.embedded or {}, "table")) do
@@ -153,6 +159,8 @@ function client.new(options)
   local slots = options.image_upload_concurrency or 4
   if math.type(slots) ~= "integer" or slots < 1 then fail("image_upload_concurrency must be a positive integer") end
   errors.expect("training.Client", "warn", options.warn, "callable|nil")
+  errors.expect("training.Client", "rest_url", options.rest_url, "string|nil")
+  errors.expect("training.Client", "console_url", options.console_url, "string|nil")
   local kept = {}   -- without the key, which a dump would show
   for name, value in pairs(options) do
     if name ~= "api_key" then kept[name] = value end

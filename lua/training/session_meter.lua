@@ -14,6 +14,20 @@ SessionMeter.__name = "training.SessionMeter"
 
 local KINDS = {"prompt", "completion", "training", "total"}
 
+-- Prices are looked at before anything is used, not when the first call is counted.
+local function check_prices(where, prices)
+  if prices == nil then return end
+  errors.expect(where, "prices", prices, "table")
+  local _, first = next(prices)
+  for _, one in pairs(type(first) == "table" and prices or {prices}) do
+    local ok, err = pcall(pricing.meter, {prices = one})
+    if not ok then
+      if errors.is(err) then err.message = err.message:gsub("^pricing%.meter", where) end
+      error(err, 0)
+    end
+  end
+end
+
 --- Makes a meter.
 ---@param where string the call, for errors
 ---@param options {budget: number|nil, prices: table|nil, context: integer|string|nil} `prices`: {prompt =,
@@ -24,7 +38,7 @@ function session_meter.new(where, options)
   if budget and (budget < 0 or budget ~= budget) then
     errors.raise{kind = "argument", message = where .. ": 'budget' must be an amount of dollars"}
   end
-  errors.expect(where, "prices", options.prices, "table|nil")
+  check_prices(where, options.prices)
   return setmetatable({budget = budget, prices = options.prices or false, context = options.context or false,
     meters = {}, names = {}, reserved = 0}, SessionMeter)
 end

@@ -15,6 +15,13 @@ training.Client{api_key = "k", port = "443"}        | training.Client: 'port' mu
 training.Client{api_key = "k", port = 70000}        | training.Client: port must be from 1 to 65535, got 70000
 training.Client{api_key = "k", timeout = -1}        | training.Client: 'timeout' must be a number of seconds above 0
 training.Client{api_key = "k", enable_retries = 1}  | training.Client: 'enable_retries' must be a boolean
+training.Client{api_key = "k", endpoint = "https://x", use_ssl = false} | training.Client: the endpoint begins
+training.Client{api_key = "k", http = {proxy = 5}}  | training.Client: 'http.proxy' must be a string or a boolean
+training.Client{api_key = "k", http = {ca_file = 5}} | training.Client: 'http.ca_file' must be a string
+training.Client{api_key = "k", rest_url = 5}        | training.Client: 'rest_url' must be a string
+training.Client{api_key = "k", prices = {prompt = 1}} | training.Client: prices.completion must be dollars
+training.Client{api_key = "k", prices = {m = {prompt = 1, completion = 1}}} | training.Client: prices.training must be
+training.Client{api_key = "k", prices = {prompts = 1}} | training.Client: prices.prompt must be dollars
 training.Client("key")                              | training.Client: the options stand in a table, got a string
 training:Client{}                                   | training.Client: call it with a dot
 training.client | the module 'training' has no 'client' *did you mean training.Client?
