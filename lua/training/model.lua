@@ -31,7 +31,7 @@ Model.__name = "training.Model"
 ---@return training.Model
 function model.new(session, fields)
   local self = {session = session, step = 0, seq_id = 0, steps_pending = 0, turn = task.semaphore(1), prepared = {},
-    image_token_id = false, policy = false, policies_unknown = false, console = false}
+    image_token_id = false, policy = false, policy_seq_id = 0, policies_unknown = false, console = false}
   for name, value in pairs(fields) do self[name] = value end
   return setmetatable(self, Model)
 end
@@ -61,7 +61,7 @@ end
 ---@return training.PolicyVersion|nil
 function Model:get_policy_version()
   local policy = samples.policy(self:get_info().policy_version)
-  if self.steps_pending == 0 and policy then self.policy = policy end
+  if self.steps_pending == 0 then self:note_policy(policy, self.seq_id) end
   return policy
 end
 
@@ -74,10 +74,19 @@ function Model:known_policy()
   return policy
 end
 
+--- Internal: remembers the policy after an operation, unless what a later one said is known: results may be collected
+--- in any order.
+---@param policy training.PolicyVersion|nil
+---@param seq_id integer of the operation
+function Model:note_policy(policy, seq_id)
+  if policy and seq_id >= self.policy_seq_id then self.policy, self.policy_seq_id = policy, seq_id end
+end
+
 --- Internal: takes over what the service says the weights are.
-function Model:adopt(policy)
+function Model:adopt(policy, seq_id)
   if not policy then return end
-  self.policy, self.step = policy, policy.step
+  self:note_policy(policy, seq_id)
+  self.step = policy.step
 end
 
 --- Asks for the committed policy and takes its step over as `model.step`: after a failure, or when the service went
@@ -86,7 +95,7 @@ end
 function Model:sync_committed_policy()
   self.steps_pending = 0
   local policy = self:get_policy_version()
-  self:adopt(policy)
+  self:adopt(policy, self.seq_id)
   return policy
 end
 
@@ -440,6 +449,6 @@ end
 errors.want_colon(Model, "model")
 object.define(Model, {called = "training.Model", made = "model_id",
   fields = "base_model full_weight model_id session step training_run_id",
-  internal = "adopt in_turn known_policy unload"})
+  internal = "adopt in_turn known_policy note_policy unload"})
 
 return model

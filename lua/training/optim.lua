@@ -119,8 +119,8 @@ local function find_out(model, expected, err, submitted)
   return nil
 end
 
-local function took(model, result)
-  if result.policy_version then model.policy = result.policy_version end
+local function took(model, result, seq_id)
+  model:note_policy(result.policy_version, seq_id)
   return result
 end
 
@@ -144,7 +144,9 @@ function optim.submit(model, what, options)
   local params, timeout, key = optim.check(model, what, options)
   local session, expected = model.session, expected_of(model, options.expected_policy_id)
   model.steps_pending = model.steps_pending + 1   -- no wait since the policy was looked at
-  local function submit(seq_id)
+  local seq_id
+  local function submit(id)
+    seq_id = id
     model.step = model.step + 1
     return session:submit(what, "OptimStep", {model_id = model.model_id, seq_id = seq_id, adam_params = params,
       expected_policy_id = expected, idempotency_key = key}, {safe = key ~= nil, deadline = clock.now() + timeout})
@@ -162,19 +164,19 @@ function optim.submit(model, what, options)
     end
     local found = find_out(model, expected, request_id, false)
     if not found then error(request_id, 0) end
-    return future.done(what, took(model, found))
+    return future.done(what, took(model, found, seq_id))
   end
   return future.new{
     context = session, what = what, request_id = request_id, model_id = model.model_id, field = "optim_step",
     timeout = timeout, poll_interval = options.poll_interval,
     parse = function(reply)
       over()
-      return took(model, {metrics = reply.metrics, policy_version = samples.policy(reply.policy_version)})
+      return took(model, {metrics = reply.metrics, policy_version = samples.policy(reply.policy_version)}, seq_id)
     end,
     on_failure = function(err)
       local found = find_out(model, expected, err, true)
       if found or errors.is(err) and err.kind ~= "timeout" and err.kind ~= "unavailable" then over() end
-      return found and took(model, found)
+      return found and took(model, found, seq_id)
     end,
   }
 end

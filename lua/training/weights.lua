@@ -119,14 +119,16 @@ function weights.load(model, checkpoint, options)
   local optimizer = errors.expect(what, "load_optimizer", options.load_optimizer, "boolean|nil")
   if optimizer == nil then optimizer = true end
   local session, timeout = model.session, model.session:timeout_of(what, options.timeout)
+  local loaded_by
   local request_id = model:in_turn(function(seq_id)
+    loaded_by = seq_id
     return session:submit(what, "LoadWeights", {model_id = model.model_id, seq_id = seq_id, path = path,
       optimizer = optimizer}, {safe = true, deadline = clock.now() + timeout})
   end)
   local loaded = future.new{context = session, what = what, request_id = request_id, model_id = model.model_id,
     field = "load_weights", timeout = timeout, poll_interval = options.poll_interval}:result()
   local policy = samples.policy(loaded.policy_version)
-  model:adopt(policy)
+  model:adopt(policy, loaded_by)
   return policy
 end
 
