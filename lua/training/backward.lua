@@ -85,7 +85,7 @@ local function new_result(parts, sizes)
   return setmetatable({metrics = merged.metrics(metrics, sizes), usage = usage, parts = parts}, ForwardResult)
 end
 
---- Brings the ways to call to one table: `model:forward_backward{data = …}`, `(data, {…})`, `(data, "ppo", {…})`.
+--- Brings the ways to call to one table: `model:forward_backward{data = …}`, `(data, {…})`, `(data, loss_fn, {…})`.
 ---@param what string
 ---@param given any
 ---@param second any
@@ -108,7 +108,7 @@ function backward.arguments(what, given, second, third, own)
   else
     options.data = given
     if type(given) == "table" and given[1] ~= nil then failure.plain_list(what, given, "data") end
-    if type(second) == "string" then
+    if losses.is(second) then
       options.loss_fn = second
       if third ~= nil then take(third) end
     elseif second ~= nil then

@@ -276,6 +276,14 @@ end
 
 --- Internal: the console writer of a model, see training.console.
 function Client:open_console(model)
+  local host = self.address.host
+  if not self.options.console_url and not os.getenv("RIVER_CONSOLE_URL") and host ~= DEFAULT_ENDPOINT then
+    -- the key of another service is none of that console's business
+    errors.raise{kind = "argument", message = "log: this service is not the one whose console is known",
+      hint = "give console_url, or set RIVER_CONSOLE_URL"}
+  elseif not self.key() then
+    errors.raise{kind = "argument", message = "log: the console wants an API key, and the client has none"}
+  end
   local own = {run_id = model.training_run_id, api_key = self.key(), base_url = self.options.console_url,
     client_name = self.identity, warn = function(text) self:warn(text) end}
   for _, name in ipairs{"proxy", "ca_file", "verify"} do own[name] = (self.options.http or {})[name] end

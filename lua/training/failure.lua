@@ -146,7 +146,8 @@ function failure.from_grpc(call, cause)
     error_code = scrubbed(scrub, trailers["river-error-code"]),
     image_id = scrubbed(scrub, trailers["river-image-id"]),
     request_id = call.request_id,
-    attempts = cause.attempts, sent = cause.sent, retryable = RETRYABLE[cause.code] or false,
+    attempts = cause.attempts, sent = cause.sent,
+    retryable = (RETRYABLE[cause.code] or false) and (cause.code ~= "UNAVAILABLE" or cause.retryable ~= false),
     checkpoint = call.checkpoint,
     message = ("%s: %s [%s]%s"):format(call.what, known[2], cause.code, details ~= "" and " - " .. details or ""),
   }

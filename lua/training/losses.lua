@@ -57,6 +57,14 @@ local function add(what, config, name, value, known)
   config[name] = value + 0.0
 end
 
+--- Whether a value names a loss: a text, a BuiltinLoss or a loss graph.
+---@param value any
+---@return boolean
+function losses.is(value)
+  return type(value) == "string" or getmetatable(value) == BuiltinLoss
+    or type(value) == "table" and type(value.json) == "string"
+end
+
 --- The loss's name on the wire and its settings.
 ---@param what string
 ---@param given string|table|nil name, BuiltinLoss or a loss graph; default "cross_entropy"

@@ -248,7 +248,7 @@ end
 --- `session:create_model{base_model =, lora = training.LoraConfig{…}}` or `full_weight = true`. Options: `train_router`
 --- (with full_weight); `checkpoint` (a path or Checkpoint to start from; its optimizer too, unless it is one of another
 --- type than "training" or `load_optimizer = false`); `training_data_attestation`; `image_token_id` (placeholder of
---- images in `model_input`); `timeout` = 86400 s.
+--- images in `model_input`); `timeout` = 86400 s. `tokenizer`, which Python's client needs, is taken and not needed.
 ---@param base_model string|table
 ---@param options table|nil
 ---@return training.Model

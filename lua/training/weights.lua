@@ -70,8 +70,8 @@ function weights.save(model, name, more)
   errors.check_options(what, options, SAVE)
   future.check_interval(what, options.poll_interval)
   errors.expect(what, "name", options.name, "string")
-  if options.name == "" or options.name:find("[/%c]") then
-    fail(what, "the name of a checkpoint must not be empty or contain '/'")
+  if options.name == "" or options.name:find("%c") then
+    fail(what, "the name of a checkpoint must not be empty or contain control characters")
   end
   local mode = options.mode or "training"
   if not MODES[mode] then fail(what, ("mode must be \"training\", \"inference\" or \"publish\", got %s"):format(

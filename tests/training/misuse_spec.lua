@@ -150,7 +150,7 @@ model:optim_step(1e-3, {grad_clip_norm = 0})        | optim_step: 'grad_clip_nor
 model:optim_step(1e-3, {idempotency_key = true})    | optim_step: idempotency_key must be a text, or false for none
 model:optim_step(1e-3, {expected_policy_id = 5})    | optim_step: 'expected_policy_id' must be a string
 model:save_weights()                                | save_weights: 'name' must be a string, got nothing
-model:save_weights("a/b") | save_weights: the name of a checkpoint must not be empty or contain '/'
+model:save_weights("") | save_weights: the name of a checkpoint must not be empty or contain control characters
 model:save_weights("a", "training")                 | save_weights: 'options' must be a table
 model:save_weights({name = "a"}, {mode = "inference"}) | save_weights: options in one table
 model:save_weights("a", {name = "b"})               | save_weights: the name is given twice
