@@ -32,13 +32,27 @@ rvl_block *rvl_block_push(lua_State *L, size_t length) {
   return b;
 }
 
-const rvl_block *rvl_block_test(lua_State *L, int index) { return luaL_testudata(L, index, BLOCK); }
+rvl_block *rvl_block_test(lua_State *L, int index) { return luaL_testudata(L, index, BLOCK); }
 
-static int block_free(lua_State *L) {
+static int block_gc(lua_State *L) {
   rvl_block *b = check_block(L);
+  if (b->readers > 0) return 0;   /* a reader is younger, and finalized first */
   free(b->data);
   *b = (rvl_block){0};
   return 0;
+}
+
+/* Raises while somebody is sending it. */
+static void check_unread(lua_State *L, const rvl_block *b, const char *what) {
+  if (b->readers > 0)
+    rvl_raise(L, "argument", "wait until the call is done, or cancel it", "a block cannot be %s while a call sends it",
+              what);
+}
+
+/* free(): its memory is given back now, not when it is collected; may be called twice */
+static int block_free(lua_State *L) {
+  check_unread(L, check_block(L), "freed");
+  return block_gc(L);
 }
 
 static int block_length(lua_State *L) {
@@ -88,6 +102,7 @@ static int block_frame(lua_State *L) {
   const char *before = luaL_checklstring(L, 2, &before_length), *rest = luaL_checklstring(L, 3, &rest_length),
              *after = luaL_checklstring(L, 4, &after_length);
   luaL_argcheck(L, b->data != NULL, 1, "the block has been given back");
+  check_unread(L, b, "framed");
   unsigned char varint[MOST_VARINT];
   size_t n = write_varint(varint, (uint64_t)(b->body_length + rest_length));
   make_room(L, b, before_length + n, rest_length + after_length);
@@ -109,7 +124,7 @@ static int block_is(lua_State *L) {
 
 int rvl_open_block(lua_State *L) {
   static const luaL_Reg methods[] = {{"sub", block_sub}, {"frame", block_frame}, {"free", block_free}, {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__len", block_length}, {"__gc", block_free}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__len", block_length}, {"__gc", block_gc}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"is", block_is}, {NULL, NULL}};
   rvl_new_class(L, BLOCK, methods, meta);
   rvl_new_functions(L, functions);

@@ -23,6 +23,7 @@ typedef struct call_box {
   rvl_grpc_call call;      /* first: notify gets only this */
   rvl_signal changed;
   rvl_wait_count waiting;
+  rvl_block *block;        /* the request, while it may be read; NULL: it is none, or the call is done */
 } call_box;
 
 static call_box *check_call(lua_State *L) { return luaL_checkudata(L, 1, CALL); }
@@ -178,7 +179,37 @@ static int channel_stats(lua_State *L) {
 
 /* ---- calls ------------------------------------------------------------------------------------------- */
 
-static void on_change(rvl_grpc_call *call) { rvl_signal_fire(&((call_box *)call)->changed); }
+/* A block that the call is done with may be changed again. */
+static void release_block(call_box *box) {
+  if (box->block == NULL || !box->call.done) return;
+  box->block->readers--;
+  box->block = NULL;
+}
+
+static void on_change(rvl_grpc_call *call) {
+  call_box *box = (call_box *)call;
+  release_block(box);
+  rvl_signal_fire(&box->changed);
+}
+
+static void cancel(call_box *box) {
+  rvl_grpc_call_cancel(&box->call);
+  release_block(box);
+  rvl_signal_fire(&box->changed);
+}
+
+/* The request at an index; a block is the call's until that is done. */
+static void set_body(lua_State *L, int index, call_box *box, rvl_grpc_request *request) {
+  rvl_block *block = rvl_block_test(L, index);
+  if (block == NULL || block->data == NULL) {
+    request->data = luaL_checklstring(L, index, &request->length);
+    return;
+  }
+  request->data = block->data + block->start;
+  request->length = block->length;
+  box->block = block;
+  block->readers++;
+}
 
 static lua_Number number_item(lua_State *L, int table, lua_Integer i) {
   lua_rawgeti(L, table, i);
@@ -219,18 +250,12 @@ static call_box *start(lua_State *L, bool streamed) {
       .wait_for_ready = lua_toboolean(L, 8),
       .previous = (unsigned)luaL_optinteger(L, 9, 0),
   };
-  const rvl_block *block = rvl_block_test(L, 3);
-  if (block != NULL && block->data != NULL) {
-    request.data = block->data + block->start;
-    request.length = block->length;
-  } else {
-    request.data = luaL_checklstring(L, 3, &request.length);
-  }
   lua_settop(L, 4);
   call_box *box = lua_newuserdatauv(L, sizeof *box, CALL_KEPT);
   memset(box, 0, sizeof *box);
   box->waiting.rt = rt;
   luaL_setmetatable(L, CALL);
+  set_body(L, 3, box, &request);   /* not before: memory for the call may run a finalizer, which frees the block */
   for (int i = KEEP_CHANNEL; i <= CALL_KEPT; i++) {
     lua_pushvalue(L, i);
     lua_setiuservalue(L, -2, i);
@@ -238,15 +263,13 @@ static call_box *start(lua_State *L, bool streamed) {
   lua_replace(L, 1);
   lua_settop(L, 1);
   rvl_grpc_call_start(channel, &box->call, &request, on_change);
+  release_block(box);
   return box;
 }
 
 /* One whose wait is cancelled ends the call. */
 static void woken(lua_State *L, call_box *box) {
-  if (box->waiting.rt->current->woken != RVL_WOKEN_SIGNAL) {
-    rvl_grpc_call_cancel(&box->call);
-    rvl_signal_fire(&box->changed);
-  }
+  if (box->waiting.rt->current->woken != RVL_WOKEN_SIGNAL) cancel(box);
   rvl_waited(L, &box->waiting);
 }
 
@@ -362,15 +385,14 @@ static int call_failure(lua_State *L) {
 }
 
 static int call_cancel(lua_State *L) {
-  call_box *box = check_call(L);
-  rvl_grpc_call_cancel(&box->call);
-  rvl_signal_fire(&box->changed);
+  cancel(check_call(L));
   return 0;
 }
 
 static int call_gc(lua_State *L) {
   call_box *box = check_call(L);
   rvl_grpc_call_free(&box->call);
+  release_block(box);
   rvl_signal_detach(&box->changed);
   rvl_forget_waiting(&box->waiting);
   return 0;

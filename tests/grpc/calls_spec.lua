@@ -70,6 +70,46 @@ describe("riverlua.grpc", function()
       end
     end)
 
+    it("keeps a block as it is until the call that sends it is done", function()
+      local array, datum = require "riverlua.array", require "training.datum"
+      local function made() return datum.block{datum.plan({input_ids = array.fill("int64", 4000000, 7)}, 1)} end
+      local function refuses(block, call)
+        for _, what in ipairs{"free", "frame"} do
+          local err = error_of(block[what], block, ("before"):rep(1000), "rest", "after")
+          assert.equal("argument", err.kind)
+          assert.truthy(err.message:find("while a call sends it", 1, true), err.message)
+        end
+        assert.is_false(call.done)
+      end
+      local channel <close> = echo.channel()
+
+      local block, bytes = made(), made():sub()
+      local call = channel:call(UNARY, block)
+      refuses(block, call)
+      assert.is_true(call:result() == bytes)
+      assert.equal(block, block:frame("before", "rest", "after"))   -- it is done, whoever still has it
+
+      local hanging = {metadata = {hang = "1"}}
+      local one, other = channel:call(UNARY, block, hanging), channel:call(UNARY, block, hanging)
+      refuses(block, one)
+      one:cancel()
+      refuses(block, other)
+      other:cancel()
+      block:free()
+
+      local dropped = made()
+      channel:call(UNARY, dropped, hanging)
+      collectgarbage()
+      dropped:free()
+
+      local closed = made()
+      local last = channel:call(UNARY, closed, hanging)
+      refuses(closed, last)
+      channel:close()
+      closed:free()
+      assert.equal("next", (echo.channel():unary(UNARY, "next")))
+    end)
+
     it("carries 100 MB each way", function()
       local channel <close> = echo.channel()
       local big = ("0123456789abcdef"):rep(100 * 65536)
