@@ -7,6 +7,14 @@
 typedef int set_protocols(void *context, const unsigned char *protocols, unsigned length);
 typedef void get_selected(const void *ssl, const unsigned char **protocol, unsigned *length);
 
+#define NEEDED "HTTP/2 over TLS needs a libcurl with OpenSSL as a shared library (package libcurl4)"
+
+const char *rvl_alpn_check(const char *ssl_version) {
+  const char *at = ssl_version != NULL ? ssl_version : "";
+  while (*at == ' ' || *at == '(') at += *at == ' ' ? 1 : strcspn(at, " ");
+  return strncmp(at, "OpenSSL", 7) == 0 ? NULL : NEEDED;
+}
+
 /* A function of the libssl that is there already; NULL: there is none. */
 static void *look_up(const char *name) {
   static const char *const libraries[] = {"libssl.so.3", "libssl.so.1.1", "libssl.so"};
@@ -24,7 +32,7 @@ const char *rvl_alpn_offer_h2(void *context) {
   static const unsigned char h2[] = {2, 'h', '2'};
   void *symbol = look_up("SSL_CTX_set_alpn_protos");
   set_protocols *set;
-  if (symbol == NULL) return "HTTP/2 over TLS needs a libcurl with OpenSSL as a shared library (package libcurl4)";
+  if (symbol == NULL) return NEEDED;
   memcpy(&set, &symbol, sizeof symbol);
   return set(context, h2, sizeof h2) == 0 ? NULL : "out of memory";
 }

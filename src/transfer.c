@@ -282,7 +282,8 @@ static CURLcode on_ssl_context(CURL *easy, void *context, void *user) {
 static bool has_h2(rvl_transfer *t) {
   struct curl_tlssessioninfo *tls = NULL;
   t->net->curl->easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
-  return tls != NULL && tls->internals != NULL && rvl_alpn_is_h2(tls->internals);
+  if (tls == NULL || tls->backend != CURLSSLBACKEND_OPENSSL || tls->internals == NULL) return false;
+  return rvl_alpn_is_h2(tls->internals);
 }
 
 static int on_connected(void *user, char *a, char *b, int c, int d) {
@@ -490,11 +491,14 @@ static CURLcode set_up_duplex(rvl_net *net, rvl_transfer *t) {
   SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
   SET(CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);   /* what TLS offers */
   if (wants_h2(t)) {
+    const char *why = rvl_alpn_check(curl->version_info(CURLVERSION_NOW)->ssl_version);
+    if (why != NULL) {   /* another library's contexts must not come to on_ssl_context */
+      rvl_net_fail(t, RVL_FAIL_UNSUPPORTED, why);
+      return CURLE_NOT_BUILT_IN;
+    }
     SET(CURLOPT_SSL_ENABLE_ALPN, 0L);
     SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_context);
     SET(CURLOPT_SSL_CTX_DATA, t);
-    if (err == CURLE_NOT_BUILT_IN || err == CURLE_UNKNOWN_OPTION)
-      rvl_net_fail(t, RVL_FAIL_UNSUPPORTED, "HTTP/2 over TLS needs a libcurl with OpenSSL (package libcurl4)");
   }
   SET(CURLOPT_BUFFERSIZE, 1024L);
   /*
