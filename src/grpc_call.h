@@ -23,7 +23,7 @@ typedef struct rvl_grpc_connection {
   uint64_t ended;           /* calls that have */
   bool holding;             /* a call was refused: no new ones until one ends */
   bool dead;                /* closed, to be freed */
-  const char *why;          /* it is no HTTP/2; NULL: it may be */
+  const char *why;          /* it is of no use: it is no HTTP/2, or there is no memory; NULL: it may be */
   struct rvl_grpc_connection *next;
 } rvl_grpc_connection;
 

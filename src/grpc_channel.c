@@ -157,7 +157,7 @@ static void reap(rvl_grpc_channel *ch) {
 
 static void on_bytes(rvl_duplex *d, const char *data, size_t length) {
   rvl_grpc_connection *c = connection_of(d);
-  if (c->dead || c->http2 == NULL || c->why != NULL) return;
+  if (c->dead || c->why != NULL) return;
   bool first = !c->spoken;
   c->spoken = true;
   c->heard = rvl_now();
@@ -167,9 +167,20 @@ static void on_bytes(rvl_duplex *d, const char *data, size_t length) {
   else rvl_http2_feed(c->http2, data, length);
 }
 
+static void begin_http2(rvl_grpc_connection *c) {
+  rvl_grpc_channel *ch = c->channel;
+  c->http2 = rvl_http2_new(&rvl_grpc_events);
+  c->heard = rvl_now();
+  bool ready = c->http2 != NULL && (ch->options.keepalive == 0 || set_alive(c, c->heard + ch->options.keepalive));
+  if (ready) ch->stats.connections++;
+  else c->why = "out of memory";
+}
+
 static void on_change(rvl_duplex *d) {
   rvl_grpc_connection *c = connection_of(d);
-  if (!c->dead) rvl_grpc_schedule(c->channel);
+  if (c->dead) return;
+  if (d->open && c->http2 == NULL && c->why == NULL) begin_http2(c);   /* now: bytes may come at once */
+  rvl_grpc_schedule(c->channel);
 }
 
 /* false: no memory. */
@@ -221,18 +232,6 @@ static bool open_connection(rvl_grpc_channel *ch) {
   return true;
 }
 
-static void begin_http2(rvl_grpc_connection *c) {
-  rvl_grpc_channel *ch = c->channel;
-  c->http2 = rvl_http2_new(&rvl_grpc_events);
-  if (c->http2 == NULL) {
-    lose(c, "out of memory");
-    return;
-  }
-  ch->stats.connections++;
-  c->heard = rvl_now();
-  if (ch->options.keepalive != 0 && !set_alive(c, c->heard + ch->options.keepalive)) lose(c, "out of memory");
-}
-
 static void go(rvl_grpc_connection *c) {
   rvl_grpc_channel *ch = c->channel;
   const rvl_http2_state *s = rvl_http2_state_of(c->http2);
@@ -252,14 +251,14 @@ static void tend(rvl_grpc_connection *c) {
     else fail_to_connect(c);
     return;
   }
-  if (c->http2 == NULL) begin_http2(c);
-  if (c->dead) return;
+  if (c->why != NULL) {
+    lose(c, c->why);
+    return;
+  }
   const rvl_http2_state *s = rvl_http2_state_of(c->http2);
   char text[RVL_GRPC_TEXT_SIZE];
   if (s->settings) c->channel->failures = 0;
-  if (c->why != NULL) {
-    lose(c, c->why);
-  } else if (s->failed) {
+  if (s->failed) {
     snprintf(text, sizeof text, "the connection broke down: %s", s->why);
     lose(c, text);
   } else if (d->ended) {
