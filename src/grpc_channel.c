@@ -268,8 +268,9 @@ static void tend(rvl_grpc_connection *c) {
     lose(c, s->going && s->going_error != 0 ? text : how);
   } else if (s->going) {
     go(c);
-  } else if (d->broken && c->channel->current == c) {
-    c->channel->current = NULL;
+  } else if (d->broken) {   /* what has been sent may still be answered */
+    if (c->channel->current == c) c->channel->current = NULL;
+    if (c->calls.first == NULL) close_connection(c);
   }
 }
 

@@ -72,6 +72,17 @@ static void start_call(fixture *f) {
   rvl_grpc_call_start(f->channel, &f->call, &request, on_nothing);
 }
 
+/* A call under way, on a connection whose server has greeted. */
+static rvl_grpc_connection *connect_call(fixture *f) {
+  start_call(f);
+  f->server = accept(f->listener, NULL, NULL);
+  assert_true(f->server >= 0);
+  assert_int_equal(send(f->server, settings, sizeof settings, 0), sizeof settings);
+  while (f->call.connection == NULL || !rvl_http2_state_of(f->call.connection->http2)->settings)
+    rvl_loop_step(&f->loop, true);
+  return f->call.connection;
+}
+
 static void (*real_notify)(rvl_duplex *duplex);
 
 /* What the server says comes before the channel has looked at the connection. */
@@ -95,7 +106,22 @@ static void test_early_bytes(void **state) {
   assert_int_equal(rvl_grpc_channel_stats(f->channel)->connections, 1);
 }
 
+/* Nothing can be sent any more, and the server has not ended it: it is kept for the answers that may come, no longer. */
+static void test_half_broken(void **state) {
+  fixture *f = *state;
+  rvl_grpc_connection *c = connect_call(f);
+  c->duplex.broken = true;
+  c->duplex.notify(&c->duplex);
+  rvl_loop_step(&f->loop, false);
+  assert_ptr_equal(f->channel->connections, c);
+  assert_null(f->channel->current);
+  rvl_grpc_call_cancel(&f->call);
+  rvl_loop_step(&f->loop, false);
+  assert_null(f->channel->connections);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_early_bytes, set_up, tear_down)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_early_bytes, set_up, tear_down),
+                                     cmocka_unit_test_setup_teardown(test_half_broken, set_up, tear_down)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
