@@ -298,10 +298,15 @@ static void send_waiting(rvl_grpc_channel *ch) {
     rvl_grpc_call *call = ch->waiting.first;
     if (call == NULL || c->holding || !rvl_http2_has_room(c->http2)) return;
     if (rvl_grpc_call_send(call, c)) continue;
-    if (rvl_http2_state_of(c->http2)->failed) {
-      lose(c, rvl_http2_state_of(c->http2)->why);
+    const rvl_http2_state *s = rvl_http2_state_of(c->http2);
+    if (s->failed) {
+      lose(c, s->why);
       rvl_grpc_schedule(ch);
       return;
+    }
+    if (s->going) {   /* since now: all ids have been had */
+      go(c);
+      continue;
     }
     rvl_grpc_call_fail(call, RVL_GRPC_INTERNAL, "the headers of the call could not be sent: they are too large");
   }

@@ -242,6 +242,13 @@ bool rvl_http2_has_room(const rvl_http2 *h) {
   return h->state.streams < nghttp2_session_get_remote_settings(h->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
 }
 
+/* All 2^30 ids have been had: as if the server had said goodbye, but it looks at every stream that there is. */
+static void use_up(rvl_http2 *h) {
+  if (h->state.going) return;
+  h->state.going = true;
+  h->last_seen = INT32_MAX;
+}
+
 static bool submit(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *headers, size_t count,
                    nghttp2_nv *values) {
   for (size_t i = 0; i < count; i++) {
@@ -252,7 +259,9 @@ static bool submit(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *he
                              from->value_length, flags};
   }
   nghttp2_data_provider body = {.read_callback = on_read};
-  return nghttp2_submit_request(h->session, NULL, values, count, &body, s) > 0;
+  int32_t id = nghttp2_submit_request(h->session, NULL, values, count, &body, s);
+  if (id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE) use_up(h);
+  return id > 0;
 }
 
 /* The headers are put out at once: until then nghttp2 only points to them. They go before all data. */

@@ -46,7 +46,7 @@ typedef struct rvl_http2_events {
 
 typedef struct rvl_http2_state {
   bool settings;            /* the server's have come */
-  bool going;               /* the server takes no new streams */
+  bool going;               /* the server takes no new streams, or there are no ids left for them */
   uint32_t going_error;
   bool too_many_pings;      /* that is why */
   unsigned streams;         /* open ones */

@@ -1,4 +1,6 @@
 /* grpc_channel.c: what a channel makes of its connection, to a server that accepts and says nothing by itself. */
+#include "http2.c"   /* for its session; first: cmocka has a fail() too */
+
 #include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +24,7 @@ typedef struct fixture {
   rvl_curl_api *curl;
   rvl_net *net;
   rvl_grpc_channel *channel;
-  rvl_grpc_call call;
+  rvl_grpc_call call, other;
   char url[64];
   int listener, server;
 } fixture;
@@ -55,6 +57,7 @@ static int set_up(void **state) {
 static int tear_down(void **state) {
   fixture *f = *state;
   rvl_grpc_call_free(&f->call);
+  rvl_grpc_call_free(&f->other);
   rvl_grpc_channel_free(f->channel);
   rvl_net_free(f->net);
   rvl_curl_close(f->curl);
@@ -67,14 +70,14 @@ static int tear_down(void **state) {
 
 static void on_nothing(rvl_grpc_call *call) { (void)call; }
 
-static void start_call(fixture *f) {
+static void start_call(fixture *f, rvl_grpc_call *call) {
   static const rvl_grpc_request request = {.method = "/a/b", .data = ""};
-  rvl_grpc_call_start(f->channel, &f->call, &request, on_nothing);
+  rvl_grpc_call_start(f->channel, call, &request, on_nothing);
 }
 
 /* A call under way, on a connection whose server has greeted. */
 static rvl_grpc_connection *connect_call(fixture *f) {
-  start_call(f);
+  start_call(f, &f->call);
   f->server = accept(f->listener, NULL, NULL);
   assert_true(f->server >= 0);
   assert_int_equal(send(f->server, settings, sizeof settings, 0), sizeof settings);
@@ -95,7 +98,7 @@ static void on_early(rvl_duplex *d) {
 
 static void test_early_bytes(void **state) {
   fixture *f = *state;
-  start_call(f);
+  start_call(f, &f->call);
   rvl_grpc_connection *c = f->channel->current;
   assert_non_null(c);
   if (c->duplex.open) skip();   /* at once, and the channel has looked */
@@ -120,8 +123,34 @@ static void test_half_broken(void **state) {
   assert_null(f->channel->connections);
 }
 
+/* A connection has ids for 2^30 streams; the next call gets a new one, and the old one stays for those it has. */
+static void test_ids_used_up(void **state) {
+  fixture *f = *state;
+  static const char reset[] = {0, 0, 4, 3, 0, 0x7f, '\xff', '\xff', '\xff', 0, 0, 0, RVL_HTTP2_CANCEL};
+  const rvl_grpc_connection *c = connect_call(f);
+  rvl_grpc_call_cancel(&f->call);
+  rvl_grpc_call_free(&f->call);
+  f->call = (rvl_grpc_call){0};
+  assert_int_equal(nghttp2_session_set_next_stream_id(c->http2->session, INT32_MAX), 0);
+  start_call(f, &f->call);
+  assert_int_equal(f->call.stream.id, INT32_MAX);
+  start_call(f, &f->other);
+  while (!f->other.done && f->other.connection == NULL) rvl_loop_step(&f->loop, true);
+  assert_false(f->other.done);
+  assert_ptr_not_equal(f->other.connection, c);
+  assert_ptr_equal(f->call.connection, c);
+  assert_int_equal(rvl_grpc_channel_stats(f->channel)->connections, 2);
+  assert_int_equal(send(f->server, reset, sizeof reset, 0), sizeof reset);
+  while (!f->call.done) rvl_loop_step(&f->loop, true);
+  assert_int_equal(f->call.status, RVL_GRPC_CANCELLED);   /* and is not sent again, as one that was not looked at is */
+  rvl_loop_step(&f->loop, false);
+  assert_ptr_equal(f->channel->connections, f->other.connection);
+  assert_null(f->channel->connections->next);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_early_bytes, set_up, tear_down),
-                                     cmocka_unit_test_setup_teardown(test_half_broken, set_up, tear_down)};
+                                     cmocka_unit_test_setup_teardown(test_half_broken, set_up, tear_down),
+                                     cmocka_unit_test_setup_teardown(test_ids_used_up, set_up, tear_down)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
