@@ -19,7 +19,7 @@ static rvl_grpc_call *call_of(rvl_http2_stream *s) {
 
 /* ---- lists ------------------------------------------------------------------------------------------- */
 
-void rvl_grpc_enlist(rvl_grpc_list *list, rvl_grpc_call *c) {
+static void enlist(rvl_grpc_list *list, rvl_grpc_call *c) {
   c->list = list;
   c->next = NULL;
   c->previous = list->last;
@@ -109,7 +109,7 @@ static bool try_again(rvl_grpc_call *c) {
   if (c->due != 0 && at >= c->due) return false;
   c->pause_due = at;
   if (!set_timer(c)) return false;
-  rvl_grpc_enlist(&c->channel->paused, c);
+  enlist(&c->channel->paused, c);
   return true;
 }
 
@@ -146,7 +146,7 @@ static void begin_attempt(rvl_grpc_call *c) {
   c->attempts++;
   c->refused = false;
   c->restarts = 0;
-  rvl_grpc_enlist(&c->channel->waiting, c);
+  enlist(&c->channel->waiting, c);
 }
 
 static void pass_deadline(rvl_grpc_call *c) {
@@ -237,7 +237,7 @@ bool rvl_grpc_call_send(rvl_grpc_call *c, rvl_grpc_connection *connection) {
   if (headers != few) free(headers);
   if (!opened) return false;
   delist(c);
-  rvl_grpc_enlist(&connection->calls, c);
+  enlist(&connection->calls, c);
   c->connection = connection;
   c->sent_before = c->sent;
   c->sent = true;

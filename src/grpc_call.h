@@ -55,7 +55,6 @@ double rvl_grpc_random(rvl_grpc_channel *channel);
 
 /* in grpc_call.c */
 extern const rvl_http2_events rvl_grpc_events;
-void rvl_grpc_enlist(rvl_grpc_list *list, rvl_grpc_call *call);
 void rvl_grpc_call_begin(rvl_grpc_channel *channel, rvl_grpc_call *call, const rvl_grpc_request *request);
 /* Opens a stream for it and takes it over to the connection. false: that cannot be. */
 bool rvl_grpc_call_send(rvl_grpc_call *call, rvl_grpc_connection *connection);

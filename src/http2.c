@@ -103,9 +103,6 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
       h->events->ended(s);
       break;
     case NGHTTP2_SETTINGS: h->state.settings = true; break;
-    case NGHTTP2_PING:
-      if (frame->hd.flags & NGHTTP2_FLAG_ACK) h->state.pongs++;
-      break;
     case NGHTTP2_GOAWAY: note_goaway(h, &frame->goaway); break;
     default: break;
   }

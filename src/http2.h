@@ -50,7 +50,6 @@ typedef struct rvl_http2_state {
   uint32_t going_error;
   bool too_many_pings;      /* that is why */
   unsigned streams;         /* open ones */
-  uint64_t pongs;
   bool failed;              /* nothing more can be done with the connection */
   const char *why;          /* static */
 } rvl_http2_state;

@@ -12,29 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- for callers in C -------------------------------------------------------------------------------- */
-
 typedef struct rvl_protobuf_type rvl_protobuf_type;
-
-/* The message type (what schema:message gives) at a stack index; NULL: the value is none. */
-const rvl_protobuf_type *rvl_protobuf_test(lua_State *L, int index);
-/* "river.api.v1.OptimStepRequest" */
-const char *rvl_protobuf_name(const rvl_protobuf_type *type);
-
-/*
-** Encodes the table at `index` as a message of the type at `type`, copying what is large once. Pushes a userdata that
-** owns the block returned: `room` bytes that the caller may fill (a frame's header), then the message of *length bytes.
-** Raises kind "argument" for a table that is no such message. rvl_protobuf_free gives the memory back before the
-** collector would; it may be called twice.
-*/
-char *rvl_protobuf_encode(lua_State *L, int type, int index, size_t room, size_t *length);
-void rvl_protobuf_free(lua_State *L, int block);
-
-/* Pushes the table of a message of the type at `type`; raises kind "protocol" when the bytes are no such message. The
-** bytes must stay where they are meanwhile, whatever a finalizer does. */
-void rvl_protobuf_decode(lua_State *L, int type, const char *bytes, size_t length);
-
-/* ---- what the parts share ---------------------------------------------------------------------------- */
 
 /* Levels of messages within messages, as in protobuf's own libraries. */
 enum { RVL_PROTOBUF_DEPTH = 100 };

@@ -566,10 +566,6 @@ static void decode(lua_State *L, const rvl_protobuf_type *type, int type_index, 
   lua_remove(L, d.names);
 }
 
-void rvl_protobuf_decode(lua_State *L, int type, const char *bytes, size_t length) {
-  decode(L, rvl_protobuf_check(L, type), type, bytes, length);
-}
-
 /* T:decode(bytes) → table */
 int rvl_protobuf_decode_call(lua_State *L) {
   const rvl_protobuf_type *type = rvl_protobuf_check(L, 1);

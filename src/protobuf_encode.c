@@ -2,8 +2,8 @@
 ** Lua tables to protobuf messages, in two passes. The first walks the tables and makes a plan: what to write, in order,
 ** and how long it is. The second writes the plan into memory of the right size. While there is a plan, no code of a
 ** script's may run, not even a finalizer, since it points into strings of its tables: tables are read raw, and memory
-** comes from Lua's allocator without the collector being asked. Large strings are not written at all where a Lua string
-** is made in the end: it is joined from them.
+** comes from Lua's allocator without the collector being asked. Large strings are not written at all: the string that
+** is made in the end is joined from them.
 */
 #include "array.h"
 #include "protobuf.h"
@@ -56,7 +56,7 @@ typedef struct encoder {
   uint32_t count;         /* operations planned */
   size_t scratch_length;
   int type;               /* stack index of the root's type */
-  int anchors;            /* stack index of the table of large strings; 0: they are written */
+  int anchors;            /* stack index of the table of large strings */
   uint32_t anchored;
   int depth;
   bool starved;           /* there was no memory: the plan is worthless */
@@ -526,7 +526,7 @@ static void plan_bytes(encoder *e, chain *c, const rvl_protobuf_field *f, int in
       fail(e, frame, "argument", "only fields of the type bytes take any bytes",
            "a text in UTF-8 is wanted; byte %I is none", (LUAI_UACINT)end + 1);
   }
-  bool large = length >= LARGE && e->anchors != 0 && e->anchored < MOST_LARGE;
+  bool large = length >= LARGE && e->anchored < MOST_LARGE;
   uint32_t added = add(e, c, f, large ? OP_LARGE : OP_BYTES, length);
   at(e, added)->is.bytes = bytes;
   if (!large) return;
@@ -839,11 +839,11 @@ static void push_joined(encoder *e, const writer *w) {
   lua_concat(L, 2 * count + 1);
 }
 
-/* Plans, and makes room for so many bytes more than are joined; the bytes left to write. */
-static chain plan_in_room(encoder *e, int index, rvl_protobuf_memory *out, size_t more) {
+/* Plans, and makes room for what is written. */
+static chain plan_in_room(encoder *e, int index) {
   for (int attempt = 0; attempt < 2; attempt++) {
     chain whole = plan(e, index);
-    if (reserve(e, out, whole.size - large_bytes(e) + more)) return whole;
+    if (reserve(e, &e->codec->out, whole.size - large_bytes(e))) return whole;
     finish(e);   /* a plan does not outlive a collection */
     if (attempt == 0) lua_gc(e->L, LUA_GCCOLLECT);
   }
@@ -858,49 +858,11 @@ int rvl_protobuf_encode_call(lua_State *L) {
   lua_getiuservalue(L, 1, RVL_PB_TYPE_CODEC);
   e.codec = lua_touserdata(L, 3);
   lua_getiuservalue(L, 3, RVL_PB_ANCHORS);
-  chain whole = plan_in_room(&e, 2, &e.codec->out, 0);
+  chain whole = plan_in_room(&e, 2);
   writer w = start_writing(&e, e.codec->out.data, cuts);
   write_chain(&w, whole.first);
   if (w.cut_count > 0) push_joined(&e, &w);
   else lua_pushlstring(L, (const char *)w.start, (size_t)(w.out - w.start));
   finish(&e);
   return 1;
-}
-
-/* ---- for callers in C -------------------------------------------------------------------------------- */
-
-#define BLOCK "riverlua.protobuf.Block"
-
-void rvl_protobuf_free(lua_State *L, int block) {
-  rvl_protobuf_memory *m = luaL_checkudata(L, block, BLOCK);
-  void *context;
-  lua_Alloc allocate = lua_getallocf(L, &context);
-  if (m->data != NULL) allocate(context, m->data, m->room, 0);
-  *m = (rvl_protobuf_memory){0};
-}
-
-static int block_gc(lua_State *L) {
-  rvl_protobuf_free(L, 1);
-  return 0;
-}
-
-char *rvl_protobuf_encode(lua_State *L, int type, int index, size_t room, size_t *length) {
-  luaL_checkstack(L, 8, NULL);
-  encoder e = {.L = L, .root = rvl_protobuf_check(L, type), .type = lua_absindex(L, type)};
-  index = lua_absindex(L, index);
-  lua_getiuservalue(L, type, RVL_PB_TYPE_CODEC);
-  e.codec = lua_touserdata(L, -1);
-  rvl_protobuf_memory *block = lua_newuserdatauv(L, sizeof *block, 0);
-  *block = (rvl_protobuf_memory){0};
-  luaL_newmetatable(L, BLOCK);
-  lua_pushcfunction(L, block_gc);   /* every time: memory may have ended after the table was made */
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  chain whole = plan_in_room(&e, index, block, room + 1);   /* never nothing, which would be no memory */
-  writer w = start_writing(&e, (uint8_t *)block->data + room, NULL);
-  write_chain(&w, whole.first);
-  finish(&e);
-  lua_remove(L, -2);
-  *length = whole.size;
-  return block->data;
 }

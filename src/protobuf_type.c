@@ -8,9 +8,8 @@
 
 static const char type_mark = 0;   /* its address is a key in the metatables of types */
 
-const char *rvl_protobuf_name(const rvl_protobuf_type *type) { return type->descriptor->name; }
-
-const rvl_protobuf_type *rvl_protobuf_test(lua_State *L, int index) {
+/* The message type (what schema:message gives) at a stack index; NULL: the value is none. */
+static const rvl_protobuf_type *test_type(lua_State *L, int index) {
   if (lua_type(L, index) != LUA_TUSERDATA || !lua_getmetatable(L, index)) return NULL;
   bool is = lua_rawgetp(L, -1, &type_mark) != LUA_TNIL;
   lua_pop(L, 2);
@@ -18,7 +17,7 @@ const rvl_protobuf_type *rvl_protobuf_test(lua_State *L, int index) {
 }
 
 const rvl_protobuf_type *rvl_protobuf_check(lua_State *L, int index) {
-  const rvl_protobuf_type *type = rvl_protobuf_test(L, index);
+  const rvl_protobuf_type *type = test_type(L, index);
   if (type == NULL)
     rvl_raise(L, "argument", "call it with a colon: T:encode(table), T:decode(bytes)",
               "a message type of riverlua.protobuf is wanted, got %s",

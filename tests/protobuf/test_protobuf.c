@@ -1,4 +1,4 @@
-/* Every allocation of encoding and decoding failed once, and what callers in C have. */
+/* Every allocation of encoding and decoding failed once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,6 @@
 #include <cmocka.h>
 
 #include "../support/oom.h"
-#include "protobuf.h"
 
 int rvl_open_protobuf(lua_State *L);
 
@@ -83,52 +82,11 @@ static void test_types(void **state) {
                 "assert(core.message(core.training(), 'river.api.v1.Usage'):decode('\\8\\5').prompt_tokens == 5)");
 }
 
-static void push_type(lua_State *L, const char *name) {
-  lua_pushfstring(L, "return core.message(core.training(), 'river.api.v1.%s')", name);
-  assert_int_equal(luaL_loadstring(L, lua_tostring(L, -1)), LUA_OK);
-  lua_remove(L, -2);
-  assert_int_equal(lua_pcall(L, 0, 1, 0), LUA_OK);
-}
-
-static void test_callers_in_c(void **state) {
-  (void)state;
-  meter m;
-  lua_State *L = metered_state(&m);
-  open_in(L, open_protobuf);
-  push_type(L, "UploadChunkRequest");
-  int type = lua_gettop(L);
-  assert_string_equal(rvl_protobuf_name(rvl_protobuf_test(L, type)), "river.api.v1.UploadChunkRequest");
-  lua_pushinteger(L, 1);
-  assert_null(rvl_protobuf_test(L, -1));
-  assert_null(rvl_protobuf_test(L, 50));
-  assert_int_equal(luaL_dostring(L, "return {upload_id = 'u', data = ('x'):rep(1000000)}"), LUA_OK);
-  size_t length, before = m.in_use;
-  char *bytes = rvl_protobuf_encode(L, type, -1, 5, &length);
-  assert_int_equal(length, 3 + 1 + 3 + 1000000);
-  assert_memory_equal(bytes + 5, "\x0a\1u\x1a\xc0\x84\x3d" "xxx", 10);
-  memcpy(bytes, "head:", 5);
-  assert_true(m.in_use < before + 1010000);   /* one copy */
-  rvl_protobuf_decode(L, type, bytes + 5, length);
-  lua_getfield(L, -1, "data");
-  assert_int_equal(lua_rawlen(L, -1), 1000000);
-  lua_pop(L, 2);
-  rvl_protobuf_free(L, -1);
-  lua_gc(L, LUA_GCCOLLECT);
-  assert_true(m.in_use < before + 20000);
-  rvl_protobuf_free(L, -1);
-  lua_pop(L, 1);
-  lua_newtable(L);
-  bytes = rvl_protobuf_encode(L, type, -1, 0, &length);
-  assert_int_equal(length, 0);
-  assert_non_null(bytes);
-  end_metered(L, &m);
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_encode), cmocka_unit_test(test_encode_maps_and_large_strings),
       cmocka_unit_test(test_decode), cmocka_unit_test(test_errors),
-      cmocka_unit_test(test_types),  cmocka_unit_test(test_callers_in_c),
+      cmocka_unit_test(test_types),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
