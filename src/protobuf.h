@@ -1,7 +1,7 @@
 /*
 ** Lua tables to protobuf messages and back, by the descriptors that protobuf-c's compiler makes: protobuf_type.c (what
-** is known of a message type), protobuf_encode.c, protobuf_decode.c, lua_protobuf.c (the binding). No C structs of
-** messages are made on the way.
+** is known of a message type), protobuf_encode.c (and what protobuf_plan.h says), protobuf_decode.c, lua_protobuf.c (the
+** binding). No C structs of messages are made on the way.
 */
 #ifndef RVL_PROTOBUF_H
 #define RVL_PROTOBUF_H

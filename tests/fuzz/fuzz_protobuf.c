@@ -1,5 +1,5 @@
 /*
- * Fuzz target: messages of protobuf (src/protobuf_decode.c, src/protobuf_encode.c, src/protobuf_wire.h).
+ * Fuzz target: messages of protobuf (src/protobuf_decode.c, src/protobuf_encode.c and their parts).
  *
  * Whatever the bytes, there is a table or a structured error, within bounded memory; a table is encoded again, into
  * bytes that give an equal table and, encoded once more, the same bytes. The first byte of an input chooses the type:
