@@ -59,7 +59,7 @@ static void forget_answer(rvl_grpc_call *c) {
   c->server_status = NO_STATUS;
   c->pushback = NO_PUSHBACK;
   c->held = 0;
-  c->from_server = c->answered = c->in_trailers = false;
+  c->from_server = c->answered = c->headers_over = false;
   c->failure = RVL_NO_FAILURE;
 }
 
@@ -274,13 +274,13 @@ static void on_header(rvl_http2_stream *s, const char *name, size_t name_length,
                       size_t value_length) {
   rvl_grpc_call *c = call_of(s);
   if (name[0] == ':') {
-    if (!c->in_trailers && is_named(name, name_length, ":status"))
+    if (!c->headers_over && is_named(name, name_length, ":status"))
       c->http_status = read_http_status(value, value_length);
     return;
   }
   if (is_named(name, name_length, "grpc-status")) c->server_status = rvl_grpc_read_status(value, value_length);
   if (is_named(name, name_length, "grpc-retry-pushback-ms")) c->pushback = read_pushback(value, value_length);
-  rvl_grpc_metadata *to = c->in_trailers ? &c->trailers : &c->headers;
+  rvl_grpc_metadata *to = c->headers_over ? &c->trailers : &c->headers;
   if (!rvl_grpc_metadata_put(to, name, name_length, value, value_length))
     end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "out of memory");
 }
@@ -346,7 +346,7 @@ static void take_first_block(rvl_grpc_call *c, bool ended) {
     end_foreign(c, &c->headers);
     return;
   }
-  c->in_trailers = true;
+  c->headers_over = true;
   if (ended) {
     rvl_grpc_metadata empty = c->trailers;
     c->trailers = c->headers;
@@ -361,7 +361,7 @@ static void take_first_block(rvl_grpc_call *c, bool ended) {
 
 static void on_headers(rvl_http2_stream *s, bool ended) {
   rvl_grpc_call *c = call_of(s);
-  if (!c->in_trailers) take_first_block(c, ended);
+  if (!c->headers_over) take_first_block(c, ended);
   else if (ended) judge(c);
   else end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_PROTOCOL_ERROR, "the server sent headers in the middle of its answer");
 }
@@ -377,7 +377,7 @@ static void give_back(rvl_grpc_call *c) {
 static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
   rvl_grpc_call *c = call_of(s);
   size_t count = c->messages.count;
-  if (!c->in_trailers) {
+  if (!c->headers_over) {
     end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_PROTOCOL_ERROR, "the server sent a message before its headers");
     return;
   }
@@ -427,7 +427,7 @@ static bool take_refusal(rvl_grpc_call *c) {
 static void on_closed(rvl_http2_stream *s, rvl_http2_end how, uint32_t error) {
   rvl_grpc_call *c = call_of(s);
   char text[RVL_GRPC_TEXT_SIZE];
-  if (how != RVL_HTTP2_RESET && !c->in_trailers) {
+  if (how != RVL_HTTP2_RESET && !c->headers_over) {
     c->sent = c->sent_before;
     if (how == RVL_HTTP2_UNSEEN ? c->restarts++ < MOST_RESTARTS : take_refusal(c)) {
       restart(c);

@@ -72,7 +72,8 @@ typedef struct rvl_grpc_call {
   int http_status, server_status;     /* server_status: of grpc-status; -1: none yet */
   int64_t pushback;                   /* ms until the next attempt as the server wants it; -1: none; -2: no next one */
   size_t held;                        /* bytes that came and whose room has not been given back to the server */
-  bool refused, in_trailers, sent_before;
+  bool headers_over;                  /* the answer's; what may still come are messages and trailers */
+  bool refused, sent_before;
   unsigned restarts;                  /* because the server went away */
   uint64_t refused_at;                /* how many calls of the connection had ended then */
 } rvl_grpc_call;
