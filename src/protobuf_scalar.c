@@ -173,8 +173,7 @@ bool rvl_pb_is_same_in_memory(const rvl_protobuf_field *f, const rvl_array *a) {
 _Noreturn void rvl_pb_fail_element(rvl_pb_encoder *e, const rvl_protobuf_field *f, const rvl_array *a, size_t i,
                                    const rvl_protobuf_frame *frame) {
   lua_State *L = e->L;
-  if (is_floating(a->dtype)) lua_pushnumber(L, array_number(a, i));
-  else lua_pushinteger(L, (lua_Integer)array_integer(a, i));
+  rvl_array_push_element(L, a, i);
   const char *shown = luaL_tolstring(L, -1, NULL);
   rvl_pb_fail(e, frame, "argument", NULL, "%s does not fit %s", shown, kind_names[f->kind]);
 }

@@ -227,6 +227,8 @@ describe("riverlua.protobuf", function()
       local wide = decoded(V3, "92020901ff01808080808010").i64s
       assert.equal("i32s[3]: 549755813888 does not fit int32", refusal(V3, {i32s = wide}))
       assert.equal(255.0, V3:decode(V3:encode{numbers = wide}).numbers[2])
+      local huge = V3:decode(V3:encode{u64s = {1, "18446744073709551615"}}).u64s
+      assert.equal("i64s[2]: 18446744073709551615 does not fit int64", refusal(V3, {i64s = huge}))
       local floats = V3:decode(V3:encode{numbers = {1, 2.5}}).numbers
       assert.equal("i64s[2]: 2.5 does not fit int64", refusal(V3, {i64s = floats}))
       assert.equal("ea02020001", encoded(V3, {flags = V3:decode(V3:encode{u32s = {0, 1}}).u32s}))
