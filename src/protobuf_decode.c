@@ -119,19 +119,6 @@ static int64_t signed_of(const rvl_protobuf_field *f, uint64_t bits) {
   return (int32_t)(uint32_t)bits;
 }
 
-static float float_of(uint64_t bits) {
-  uint32_t narrow = (uint32_t)bits;
-  float x;
-  memcpy(&x, &narrow, sizeof x);
-  return x;
-}
-
-static double double_of(uint64_t bits) {
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 static void push_unsigned(lua_State *L, uint64_t n) {
   char digits[20];
   size_t at = sizeof digits;
@@ -165,8 +152,8 @@ static void push_scalar(lua_State *L, const rvl_protobuf_field *f, uint64_t bits
   switch ((rvl_protobuf_kind)f->kind) {
     case RVL_PB_UINT32: lua_pushinteger(L, (lua_Integer)(uint32_t)bits); break;
     case RVL_PB_UINT64: push_unsigned(L, bits); break;
-    case RVL_PB_FLOAT: lua_pushnumber(L, (lua_Number)float_of(bits)); break;
-    case RVL_PB_DOUBLE: lua_pushnumber(L, double_of(bits)); break;
+    case RVL_PB_FLOAT: lua_pushnumber(L, (lua_Number)rvl_float_of(bits)); break;
+    case RVL_PB_DOUBLE: lua_pushnumber(L, rvl_double_of(bits)); break;
     case RVL_PB_BOOL: lua_pushboolean(L, bits != 0); break;
     case RVL_PB_ENUM: push_enum(L, f, (int)(int32_t)(uint32_t)bits); break;
     default: lua_pushinteger(L, signed_of(f, bits)); break;
@@ -222,8 +209,8 @@ static void set_element(rvl_array *a, size_t i, const rvl_protobuf_field *f, uin
     case RVL_INT32: ((int32_t *)a->data)[i] = (int32_t)signed_of(f, bits); break;
     case RVL_INT64: ((int64_t *)a->data)[i] = signed_of(f, bits); break;
     case RVL_UINT64: ((uint64_t *)a->data)[i] = bits; break;
-    case RVL_FLOAT64: ((double *)a->data)[i] = double_of(bits); break;
-    case RVL_FLOAT32: ((float *)a->data)[i] = float_of(bits); break;
+    case RVL_FLOAT64: ((double *)a->data)[i] = rvl_double_of(bits); break;
+    case RVL_FLOAT32: ((float *)a->data)[i] = rvl_float_of(bits); break;
     default: ((uint32_t *)a->data)[i] = (uint32_t)bits; break;
   }
 }

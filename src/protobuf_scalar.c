@@ -52,19 +52,6 @@ static uint64_t integer_bits(rvl_pb_encoder *e, const rvl_protobuf_field *f, int
   rvl_pb_fail_type(e, frame, "an integer", index);
 }
 
-static uint64_t float_bits(lua_Number x) {
-  float narrow = (float)x;
-  uint32_t bits;
-  memcpy(&bits, &narrow, sizeof bits);
-  return bits;
-}
-
-static uint64_t double_bits(lua_Number x) {
-  uint64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
 static bool too_large_for_float(lua_Number x) { return isfinite(x) && !isfinite((float)x); }
 
 static uint64_t enum_bits(rvl_pb_encoder *e, const rvl_protobuf_field *f, int index, const rvl_protobuf_frame *frame) {
@@ -94,9 +81,9 @@ uint64_t rvl_pb_scalar_bits(rvl_pb_encoder *e, const rvl_protobuf_field *f, int 
     case RVL_PB_DOUBLE: {
       if (lua_type(L, index) != LUA_TNUMBER) rvl_pb_fail_type(e, frame, "a number", index);
       lua_Number x = lua_tonumber(L, index);
-      if (f->kind == RVL_PB_DOUBLE) return double_bits(x);
+      if (f->kind == RVL_PB_DOUBLE) return rvl_double_bits(x);
       if (too_large_for_float(x)) rvl_pb_fail(e, frame, "argument", NULL, "%f does not fit float", (LUAI_UACNUMBER)x);
-      return float_bits(x);
+      return rvl_float_bits((float)x);
     }
     case RVL_PB_BOOL:
       if (lua_type(L, index) != LUA_TBOOLEAN) rvl_pb_fail_type(e, frame, "true or false", index);
@@ -134,7 +121,7 @@ static bool is_floating(rvl_dtype dtype) { return dtype == RVL_FLOAT32 || dtype 
 bool rvl_pb_array_bits(const rvl_protobuf_field *f, const rvl_array *a, size_t i, uint64_t *bits) {
   if (f->kind == RVL_PB_DOUBLE || f->kind == RVL_PB_FLOAT) {
     lua_Number x = array_number(a, i);
-    *bits = f->kind == RVL_PB_DOUBLE ? double_bits(x) : float_bits(x);
+    *bits = f->kind == RVL_PB_DOUBLE ? rvl_double_bits(x) : rvl_float_bits((float)x);
     return f->kind == RVL_PB_DOUBLE || !too_large_for_float(x);
   }
   int64_t n;

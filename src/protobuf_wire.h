@@ -53,6 +53,34 @@ static inline int64_t rvl_unzigzag(uint64_t value) {
   return (int64_t)(value >> 1 ^ ((value & 1) != 0 ? UINT64_MAX : 0));
 }
 
+/* ---- floating point ---------------------------------------------------------------------------------- */
+
+static inline uint64_t rvl_float_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+static inline uint64_t rvl_double_bits(double x) {
+  uint64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+/* Of the low 32 bits. */
+static inline float rvl_float_of(uint64_t bits) {
+  uint32_t narrow = (uint32_t)bits;
+  float x;
+  memcpy(&x, &narrow, sizeof x);
+  return x;
+}
+
+static inline double rvl_double_of(uint64_t bits) {
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 /* ---- reading ----------------------------------------------------------------------------------------- */
 
 /* What is left to be read. */
