@@ -8,6 +8,7 @@
 -- modelriver.embedded.
 
 local errors = require "riverlua.errors"
+local lazy = require "riverlua.lazy"
 
 local modelriver = {}
 
@@ -28,31 +29,4 @@ for _, name in ipairs{"user", "system", "assistant", "tool", "image", "text"} do
   FUNCTIONS[name] = {"modelriver.messages", name}
 end
 
--- Also for completion at the prompt.
-local function names()
-  local all = {"Client"}
-  for _, known in ipairs{MODULES, FUNCTIONS} do
-    for name in pairs(known) do all[#all + 1] = name end
-  end
-  return all
-end
-
-local function lookup(self, name)
-  local value
-  if MODULES[name] then
-    value = require(MODULES[name])
-  elseif FUNCTIONS[name] then
-    value = require(FUNCTIONS[name][1])[FUNCTIONS[name][2]]
-  else
-    local near = type(name) == "string" and errors.suggest(name, names())
-    if near then
-      errors.raise{kind = "argument", message = ("the module 'modelriver' has no '%s'"):format(name),
-        hint = ("did you mean modelriver.%s?"):format(near)}
-    end
-    return nil
-  end
-  rawset(self, name, value)
-  return value
-end
-
-return setmetatable(modelriver, {__index = lookup, __names = names})
+return lazy.module("modelriver", modelriver, MODULES, FUNCTIONS)

@@ -13,6 +13,7 @@ local block = require "riverlua.core.block"
 local core = require "riverlua.core.grpc"
 local core_transfer = require "riverlua.core.transfer"
 local errors = require "riverlua.errors"
+local grpc_target = require "riverlua.grpc_target"
 local route = require "riverlua.route"
 local runtime = require "riverlua.core.runtime"
 local url = require "riverlua.url"
@@ -118,23 +119,7 @@ local function read_target(options)
   if type(target) ~= "string" then
     refuse("grpc.Channel", "'target' must be a string", "such as 'api.example.com:443' or 'http://127.0.0.1:50051'")
   end
-  local scheme = target:match("^(%a[%w+.-]*)://")
-  local parts = url.parse(scheme and target or "grpc://" .. target)
-  if scheme then scheme = scheme:lower() end
-  if not parts or parts.userinfo or parts.query or parts.path ~= "/" or not parts.host:find("^[%w%[%]:._%%-]+$") or
-    (scheme and scheme ~= "http" and scheme ~= "https") then
-    refuse("grpc.Channel", ("'%s' is not a target"):format(url.redact(target)),
-      "host:port, https://host[:port] or http://host[:port]")
-  end
-  local tls = options.tls
-  if tls == nil then tls = scheme ~= "http" and not (options.unix_socket and not scheme) end
-  if scheme and tls ~= (scheme == "https") then
-    refuse("grpc.Channel", ("'tls' says %s, but 'target' says %s"):format(tls, scheme))
-  end
-  local port = parts.port or (tls and 443 or 80)
-  if port < 1 or port > 65535 then refuse("grpc.Channel", "a port is between 1 and 65535") end
-  local authority = ("%s:%d"):format(parts.host, port)
-  return (tls and "https://" or "http://") .. authority .. "/", authority
+  return grpc_target.read("grpc.Channel", "target", target, options)
 end
 
 -- ----------------------------------------------------------------------------------------------------- errors

@@ -12,9 +12,9 @@
 
 local core = require "riverlua.core.heartbeat"
 local errors = require "riverlua.errors"
+local grpc_target = require "riverlua.grpc_target"
 local route = require "riverlua.route"
 local runtime = require "riverlua.core.runtime"
-local url = require "riverlua.url"
 
 local heartbeat = {}
 
@@ -81,27 +81,6 @@ local function check_options(options)
   if options.session_id:find("\0", 1, true) or not utf8.len(options.session_id) then
     refuse("'session_id' is not a text")
   end
-end
-
--- Where a connection goes: its URL, the authority, and whether it is over TLS. (As riverlua.grpc reads a target.)
-local function parse_address(options)
-  local scheme = options.address:match("^(%a[%w+.-]*)://")
-  local parts = url.parse(scheme and options.address or "grpc://" .. options.address)
-  if scheme then scheme = scheme:lower() end
-  if not parts or parts.userinfo or parts.query or parts.path ~= "/" or not parts.host:find("^[%w%[%]:._%%-]+$") or
-    (scheme and scheme ~= "http" and scheme ~= "https") then
-    refuse(("'%s' is not an address"):format(url.redact(options.address)),
-      "host:port, https://host[:port] or http://host[:port]")
-  end
-  local tls = options.tls
-  if tls == nil then tls = scheme ~= "http" and not (options.unix_socket and not scheme) end
-  if scheme and tls ~= (scheme == "https") then
-    refuse(("'tls' says %s, but 'address' says %s"):format(tls, scheme))
-  end
-  local port = parts.port or (tls and 443 or 80)
-  if port < 1 or port > 65535 then refuse("a port is between 1 and 65535") end
-  local authority = ("%s:%d"):format(parts.host, port)
-  return (tls and "https://" or "http://") .. authority .. "/", authority, tls
 end
 
 -- {name, value, name, value, …}, in the order of names
@@ -180,7 +159,7 @@ function heartbeat.start(options)
     return USUAL[name]
   end
   local given = route.profile(options)
-  given.url, given.authority, given.tls = parse_address(options)
+  given.url, given.authority, given.tls = grpc_target.read("heartbeat.start", "address", options.address, options)
   given.metadata = flatten(options.metadata)
   given.user_agent = (options.user_agent and options.user_agent .. " " or "") .. "riverlua/" .. runtime.version
   given.session_id, given.connect = options.session_id, get("connect_timeout")

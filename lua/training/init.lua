@@ -10,6 +10,7 @@
 --     model:save_weights("final")
 
 local errors = require "riverlua.errors"
+local lazy = require "riverlua.lazy"
 
 local training = {}
 
@@ -31,31 +32,4 @@ local FUNCTIONS = {
   resumable = {"training.resumable", "resumable"}, grpo_data = {"training.datum", "grpo_data"},
 }
 
--- Also for completion at the prompt.
-local function names()
-  local all = {"Client"}
-  for _, known in ipairs{MODULES, FUNCTIONS} do
-    for name in pairs(known) do all[#all + 1] = name end
-  end
-  return all
-end
-
-local function lookup(self, name)
-  local value
-  if MODULES[name] then
-    value = require(MODULES[name])
-  elseif FUNCTIONS[name] then
-    value = require(FUNCTIONS[name][1])[FUNCTIONS[name][2]]
-  else
-    local near = type(name) == "string" and errors.suggest(name, names())
-    if near then
-      errors.raise{kind = "argument", message = ("the module 'training' has no '%s'"):format(name),
-        hint = ("did you mean training.%s?"):format(near)}
-    end
-    return nil
-  end
-  rawset(self, name, value)
-  return value
-end
-
-return setmetatable(training, {__index = lookup, __names = names})
+return lazy.module("training", training, MODULES, FUNCTIONS)
