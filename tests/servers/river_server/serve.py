@@ -66,6 +66,23 @@ def start_redis():
     raise SystemExit("redis-server does not start")
 
 
+def guard_shelf():
+    """All threads of the server write to one shelf. Where Python has no gdbm, two of them that add a record at once get
+    the same place in the file, and later a model is read as something else."""
+    import shelve
+
+    lock = threading.RLock()
+
+    def guarded(method):
+        def call(*arguments):
+            with lock:
+                return method(*arguments)
+        return call
+
+    for name in ("__getitem__", "__setitem__", "__delitem__", "__contains__", "__len__", "get"):
+        setattr(shelve.Shelf, name, guarded(getattr(shelve.Shelf, name)))
+
+
 def prepare_database(state):
     import django
 
@@ -142,6 +159,7 @@ def main():
         import scipy  # noqa: F401  (the parent of what is imported lazily)
 
         import_lazily("scipy.stats")
+        guard_shelf()
         prepare_database(state)
         prepare_user(arguments.user, arguments.token)
         server = make_server(arguments.port)
