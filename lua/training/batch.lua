@@ -18,9 +18,14 @@ local MOST_STREAMS = 4
 
 -- The key makes a repeat harmless: the service answers with the handles that it gave before.
 local REPEATED = {UNAVAILABLE = true, DEADLINE_EXCEEDED = true, ABORTED = true, RESOURCE_EXHAUSTED = true}
-local CODES = {[0] = "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-  "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
-  "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}
+
+-- The name of a gRPC status.
+local function code_of(status)
+  for name, number in pairs(require("riverlua.grpc").status) do
+    if number == status then return name end
+  end
+  return "UNKNOWN"
+end
 
 local function fail(what, message, hint)
   errors.raise{kind = "argument", message = what .. ": " .. message, hint = hint}
@@ -227,7 +232,7 @@ local function take(self, handle, result, now)
     local details = result.failed.details and require("riverlua.protobuf").struct_to_table(result.failed.details)
     complete(self, handle, nil, failure.from_failed(call_of(self, handle), result.failed, details))
   elseif result.error then
-    note_failure(self, handle, {code = CODES[result.error.code] or "UNKNOWN", status = result.error.code,
+    note_failure(self, handle, {code = code_of(result.error.code), status = result.error.code,
       details = result.error.message, method = "RetrieveSamplingResults"}, now, true)
   else
     note_failure(self, handle, {code = "UNKNOWN", status = 2, details = "a result without content"}, now, true)

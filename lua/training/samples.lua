@@ -163,9 +163,6 @@ function samples.usage(groups)
   return usage
 end
 
---- Whether a value is a Sample.
-function samples.is(value) return getmetatable(value) == Sample end
-
 errors.want_colon(Sample, "sample")
 
 return samples

@@ -29,9 +29,8 @@ local Wire = {}
 Wire.__index = Wire
 Wire.__name = "training.Wire"
 
---- Random between 0 and 1, and not math.random: scripts seed that.
+-- Random between 0 and 1, and not math.random: scripts seed that.
 local function random() return (">I4"):unpack(digest.random(4)) / 2 ^ 32 end
-wire.random = random
 
 --- Makes the wire of a client.
 ---@param options {transport: table, schema: table, key: string|nil, retries: boolean, trace: function|nil,
