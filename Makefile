@@ -23,7 +23,7 @@ PKG_CFLAGS = $(shell pkg-config --cflags lua5.4 lua5.4-cjson libuv zlib nettle l
 PKG_LIBDIR = $(shell pkg-config --variable=libdir lua5.4)
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $(CFLAGS)
 
-LIB_C := $(filter-out src/main.c,$(wildcard src/*.c))
+LIB_C := $(filter-out src/main.c,$(wildcard src/*.c src/trainer/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o $(BUILD)/obj/training.pb-c.o
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
@@ -108,7 +108,7 @@ $(BUILD)/pow10.h: $(BUILD)/gen_pow10
 $(BUILD)/obj/decimal.o $(BUILD)/pic/decimal.o: $(BUILD)/pow10.h
 
 $(BUILD)/obj $(BUILD)/pic:
-	$(Q)mkdir -p $@
+	$(Q)mkdir -p $@/trainer
 
 # ---- setting up ---------------------------------------------------------------------------------------
 
@@ -266,4 +266,4 @@ clean:           ## remove everything built
 help:            ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
--include $(wildcard $(BUILD)/obj/*.d $(BUILD)/pic/*.d)
+-include $(wildcard $(BUILD)/obj/*.d $(BUILD)/obj/trainer/*.d $(BUILD)/pic/*.d $(BUILD)/pic/trainer/*.d)

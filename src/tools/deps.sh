@@ -23,6 +23,7 @@ missing() {
   has_header wslay/wslay.h "" || echo libwslay-dev
   pkg-config --exists libcurl 2>/dev/null || echo libcurl4-openssl-dev
   ldconfig -p 2>/dev/null | grep -q 'libedit\.so\.2' || echo libedit2
+  ldconfig -p 2>/dev/null | grep -q 'libopenblas\.so\.0' || echo libopenblas0-pthread
   [ "$1" = test ] || return 0
   command -v busted >/dev/null || echo lua-busted
   has_header cmocka.h "-include stdarg.h -include stddef.h -include setjmp.h -include stdint.h" || echo libcmocka-dev
