@@ -26,6 +26,17 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE $(WARNINGS) -Isrc -I$(BUILD) $(PKG_CFLAGS) $
 LIB_C := $(filter-out src/main.c,$(wildcard src/*.c src/trainer/*.c))
 LUA_FILES := $(shell cd lua && find . -name '*.lua' | sed 's|^\./||' | LC_ALL=C sort)
 OBJECTS := $(LIB_C:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o $(BUILD)/obj/training.pb-c.o
+# The trainer's kernels are compiled once per instruction set; the processor decides in rvl_kernels_pick.
+KERNEL_C := $(wildcard src/trainer/kernels*.c)
+KERNEL_FLAGS := -O3 -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math
+KERNEL_FLAGS_avx2 := -mavx2 -mfma -DRVL_KERNELS_EXTRA=avx2
+KERNEL_FLAGS_avx512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512 \
+  -DRVL_KERNELS_EXTRA=avx512
+ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
+KERNEL_SETS := avx2 avx512
+KERNEL_FLAGS += -DRVL_KERNELS_X86
+endif
+OBJECTS += $(foreach set,$(KERNEL_SETS),$(KERNEL_C:src/%.c=$(BUILD)/obj/%.$(set).o))
 PIC_OBJECTS := $(OBJECTS:$(BUILD)/obj/%=$(BUILD)/pic/%)
 # Lua, libuv, zlib, nettle, PCRE2, protobuf-c and nghttp2 are linked into the binary: fewer shared objects, a faster
 # start. libcurl and libwslay are loaded on first use.
@@ -69,6 +80,19 @@ $(BUILD)/obj/%.o: src/%.c | $(BUILD)/obj
 $(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic
 	@echo "  CC   $< (shared)"
 	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+$(KERNEL_C:src/%.c=$(BUILD)/obj/%.o) $(KERNEL_C:src/%.c=$(BUILD)/pic/%.o): ALL_CFLAGS += $(KERNEL_FLAGS)
+
+define kernel_set
+$(BUILD)/obj/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/obj
+	@echo "  CC   $$< ($(1))"
+	$$(Q)$$(CC) $$(ALL_CFLAGS) $$(KERNEL_FLAGS) $$(KERNEL_FLAGS_$(1)) -MMD -MP -c -o $$@ $$<
+
+$(BUILD)/pic/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/pic
+	@echo "  CC   $$< ($(1), shared)"
+	$$(Q)$$(CC) $$(ALL_CFLAGS) $$(KERNEL_FLAGS) $$(KERNEL_FLAGS_$(1)) -fPIC -fvisibility=hidden -MMD -MP -c -o $$@ $$<
+endef
+$(foreach set,$(KERNEL_SETS),$(eval $(call kernel_set,$(set))))
 
 $(BUILD)/obj/embedded.o $(BUILD)/pic/embedded.o: $(BUILD)/embedded.S | $(BUILD)/obj $(BUILD)/pic
 	$(Q)$(CC) -c -o $@ $<
@@ -229,7 +253,7 @@ asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSaniti
 .PHONY: tsan
 tsan: test-deps  ## the C tests with threads under ThreadSanitizer
 	$(MAKE) --no-print-directory BUILD=build-tsan CFLAGS="-O1 -g -fsanitize=thread" all c-tests
-	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua test_heartbeat
+	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua test_heartbeat test_pool
 
 .PHONY: valgrind
 valgrind: all c-tests ## scripts and C tests under valgrind

@@ -1,0 +1,89 @@
+#include "transformer_parts.h"
+
+#include <string.h>
+
+static void embed(const rvl_transformer *t, const float *weights, const rvl_batch *batch) {
+  size_t d = t->width;
+  const float *positions = t->layout->config.positions == RVL_POSITIONS_LEARNED ? weights + t->layout->position : NULL;
+  for (size_t i = 0; i < batch->sequences; i++) {
+    for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
+      float *x = t->x + token * d;
+      memcpy(x, weights + t->layout->token + (size_t)batch->ids[token] * d, d * sizeof *x);
+      if (positions != NULL) t->kernels->add(d, positions + (token - batch->starts[i]) * d, x);
+    }
+  }
+}
+
+/* Queries and keys lie side by side: together they are twice as many heads. */
+static void turn(const rvl_transformer *t, const rvl_batch *batch, float *qkv) {
+  for (size_t i = 0; i < batch->sequences; i++) {
+    for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
+      const float *by = t->turns.floats + (token - batch->starts[i]) * t->head_width;
+      t->kernels->rotary(2 * t->layout->config.heads, t->head_width, by, false, qkv + token * 3 * t->width);
+    }
+  }
+}
+
+static void attend(const rvl_transformer *t, const rvl_batch *batch, const rvl_layer *l) {
+  size_t d = t->width, heads = t->layout->config.heads;
+  float *logsum = l->logsum, *kept = l->kept;
+  for (size_t i = 0; i < batch->sequences; i++) {
+    size_t begin = batch->starts[i], length = batch->starts[i + 1] - begin;
+    rvl_head head = {.length = length, .width = t->head_width, .stride = 3 * d, .scratch = t->scratch.floats};
+    if (batch->mask != NULL) head.mask = batch->mask + begin;
+    for (size_t h = 0; h < heads; h++) {
+      head.query = l->qkv + begin * 3 * d + h * t->head_width;
+      head.key = head.query + d;
+      head.value = head.key + d;
+      head.logsum = logsum;
+      logsum += length;
+      if (kept != NULL && length <= RVL_TRANSFORMER_KEPT) {
+        head.kept = kept;
+        kept += length * rvl_padded(length);
+      }
+      t->kernels->attention(&head, l->attention + begin * d + h * t->head_width, d);
+    }
+  }
+}
+
+static void run_layer(const rvl_transformer *t, const float *weights, const rvl_layer_offsets *at, const rvl_batch *batch,
+                      const rvl_layer *l) {
+  const rvl_kernels *k = t->kernels;
+  float epsilon = t->layout->config.norm_epsilon;
+  size_t rows = batch->tokens;
+  int n = (int)rows, d = (int)t->width, h = (int)t->hidden;
+  k->norm(rows, t->width, epsilon, t->x, weights + at->norm1_weight, weights + at->norm1_bias, t->y, l->normalized1,
+          l->inverse1);
+  rvl_blas_linear(t->blas, n, 3 * d, d, t->y, weights + at->qkv, 0, l->qkv);
+  if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn(t, batch, l->qkv);
+  attend(t, batch, l);
+  rvl_blas_linear(t->blas, n, d, d, l->attention, weights + at->out, 1, t->x);
+  k->norm(rows, t->width, epsilon, t->x, weights + at->norm2_weight, weights + at->norm2_bias, t->y, l->normalized2,
+          l->inverse2);
+  rvl_blas_linear(t->blas, n, h, d, t->y, weights + at->up, 0, l->up);
+  k->gelu(rows * t->hidden, l->up, t->gelu);
+  rvl_blas_linear(t->blas, n, d, h, t->gelu, weights + at->down, 1, t->x);
+}
+
+static float *run(rvl_transformer *t, const float *weights, const rvl_batch *batch, bool backward) {
+  const rvl_model_layout *layout = t->layout;
+  if (!rvl_transformer_place(t, batch, backward)) return NULL;
+  if (batch->tokens == 0) return t->logits;
+  embed(t, weights, batch);
+  for (uint32_t i = 0; i < layout->config.layers; i++) {
+    run_layer(t, weights, &layout->layers[i], batch, &t->layers[backward ? i : 0]);
+  }
+  t->kernels->norm(batch->tokens, t->width, layout->config.norm_epsilon, t->x, weights + layout->norm_weight,
+                   weights + layout->norm_bias, t->y, t->normalized, t->inverse);
+  rvl_blas_linear(t->blas, (int)batch->tokens, (int)t->vocabulary, (int)t->width, t->y, weights + layout->head, 0,
+                  t->logits);
+  return t->logits;
+}
+
+float *rvl_transformer_forward(rvl_transformer *t, const float *weights, const rvl_batch *batch) {
+  return run(t, weights, batch, true);
+}
+
+float *rvl_transformer_infer(rvl_transformer *t, const float *weights, const rvl_batch *batch) {
+  return run(t, weights, batch, false);
+}
