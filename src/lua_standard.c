@@ -3,8 +3,8 @@
 **
 ** coroutine.resume and coroutine.wrap let blocked calls through: a generator made with coroutine.wrap may make a
 ** blocking call; the task around it then waits, and the generator's own caller never notices.
-** os.exit ends the tasks first, so that their <close> handlers run, and the threads of heartbeats: libraries that they
-** use are torn down while the process exits.
+** os.exit ends the tasks first, so that their <close> handlers run, and the threads of heartbeats and trainers: libraries
+** that they use are torn down while the process exits.
 */
 #include "runtime.h"
 
@@ -105,6 +105,7 @@ static int os_exit(lua_State *L) {
     lua_pcall(L, 0, 0, 0);
   }
   rvl_heartbeats_stop(rvl_upvalue_runtime(L));
+  rvl_engines_stop(rvl_upvalue_runtime(L));
   rvl_upvalue_runtime(L)->closing = lua_toboolean(L, 2);
   int nargs = lua_gettop(L) < 2 ? lua_gettop(L) : 2;
   lua_settop(L, nargs);

@@ -29,6 +29,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.array", rvl_open_array},
     {"riverlua.core.nest", rvl_open_nest},
     {"riverlua.core.block", rvl_open_block},
+    {"riverlua.core.trainer", rvl_open_trainer},
     {"cjson", luaopen_cjson},
     {"cjson.safe", luaopen_cjson_safe},
     {NULL, NULL}};

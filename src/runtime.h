@@ -62,6 +62,7 @@ typedef struct rvl_runtime {
   struct rvl_curl_api *curl;         /* NULL until the first client is made */
   struct rvl_wslay_api *wslay;       /* NULL until the first WebSocket is opened */
   struct rvl_heartbeat_box *heartbeats;   /* those whose threads run; see lua_heartbeat.c */
+  struct rvl_engine_box *engines;         /* the same; see lua_trainer.c */
   rvl_context script;                /* task 0 */
   rvl_context *current;
   rvl_frame *frame;                  /* innermost running coroutine; NULL: the main thread */
@@ -157,8 +158,9 @@ int rvl_wait_on(lua_State *L, rvl_runtime *rt, lua_KContext ctx, lua_KFunction k
 /* Cancels the tasks that are left and waits for their ends; a lua_CFunction. */
 int rvl_end_tasks(lua_State *L);
 
-/* Ends the threads of heartbeats: before the process ends under them. */
+/* Ends the threads of heartbeats, and those of trainers: before the process ends under them. */
 void rvl_heartbeats_stop(rvl_runtime *rt);
+void rvl_engines_stop(rvl_runtime *rt);
 
 /* (main function, arguments) → exit code: runs the command line; see lua_command.c */
 int rvl_command_run(lua_State *L);
@@ -183,6 +185,7 @@ int rvl_open_protobuf(lua_State *L);
 int rvl_open_array(lua_State *L);
 int rvl_open_nest(lua_State *L);
 int rvl_open_block(lua_State *L);
+int rvl_open_trainer(lua_State *L);
 void rvl_open_standard(lua_State *L);
 void rvl_open_searcher(lua_State *L);
 int rvl_is_embedded(lua_State *L);
