@@ -1,6 +1,7 @@
 /*
-** AdamW as PyTorch's torch.optim.AdamW computes it, with the gradient clipped before as torch.nn.utils.clip_grad_norm_ does.
-** All vectors have `floats` floats (rvl_model_floats); what are gaps in a layout are zeros and stay so.
+** AdamW as PyTorch's torch.optim.AdamW computes it, with the gradient clipped before as
+** torch.nn.utils.clip_grad_norm_ does. All vectors have `floats` floats (rvl_model_floats); what are gaps in a
+** layout are zeros and stay so.
 */
 #ifndef RVL_ADAMW_H
 #define RVL_ADAMW_H
@@ -34,9 +35,9 @@ typedef struct rvl_adamw_result {
   bool finite;                 /* false: nothing was changed */
 } rvl_adamw_result;
 
-/* One step. The options were checked: lr, eps, weight_decay, clip >= 0, betas in [0, 1), scale > 0, all finite. The
-   gradient is left as it is: clearing it is the caller's. */
-rvl_adamw_result rvl_adamw_step(rvl_adamw_state *state, const rvl_kernels *kernels, const rvl_adamw_options *options,
-                                const float *gradient, float *weights);
+/* One step. The options were checked: lr, eps, weight_decay, clip >= 0, betas in [0, 1), scale > 0, all finite.
+   The gradient is left as it is: clearing it is the caller's. */
+rvl_adamw_result rvl_adamw_step(rvl_adamw_state *state, const rvl_kernels *kernels,
+                                const rvl_adamw_options *options, const float *gradient, float *weights);
 
 #endif

@@ -122,7 +122,9 @@ static rvl_column column_of(const entry *e) {
 
 /* ---- the bytes ---------------------------------------------------------------------------------------- */
 
-static bool refuse_bytes(reading *r, const rvl_nest_reader *n) { return refuse(r, "not a NEST datum: %s", n->error); }
+static bool refuse_bytes(reading *r, const rvl_nest_reader *n) {
+  return refuse(r, "not a NEST datum: %s", n->error);
+}
 
 static bool is_text(const rvl_nest_value *v, const char *text) {
   return v->kind == RVL_NEST_STRING && v->size == strlen(text) && memcmp(v->raw, text, v->size) == 0;
@@ -208,7 +210,8 @@ static bool read_entries(reading *r, const uint8_t *nest, size_t length) {
   if (dict.kind != RVL_NEST_DICT) return refuse(r, "a dict of columns is wanted");
   for (size_t i = 0; i < dict.count; i++) {
     entry e;
-    if (!rvl_nest_read_key(&n, &e.name, &e.name_length) || !rvl_nest_read(&n, &e.value)) return refuse_bytes(r, &n);
+    if (!rvl_nest_read_key(&n, &e.name, &e.name_length)) return refuse_bytes(r, &n);
+    if (!rvl_nest_read(&n, &e.value)) return refuse_bytes(r, &n);
     r->keys++;
     if (is_key(e.name, e.name_length, "model_input")) {
       if (!read_chunks(r, &n, &e.value)) return false;
@@ -268,7 +271,8 @@ static bool check_routing(reading *r, const entry *e) {
 }
 
 static bool check_column(reading *r, const entry *e) {
-  static const char *const vectors[] = {"input_ids", "attention_mask", "old_logprobs", "advantages", "echo_weights", NULL};
+  static const char *const vectors[] = {"input_ids", "attention_mask", "old_logprobs", "advantages",
+                                        "echo_weights", NULL};
   static const char *const integers[] = {"input_ids", "attention_mask", "target_tokens", "sampler_topk_ids",
                                          "policy_age_steps", NULL};
   static const char of_graph[] = "__river_loss_";
@@ -336,7 +340,9 @@ static bool check_sampler(reading *r) {
     return refuse(r, "score_centering needs sampler_topk_ids and sampler_topk_logprobs");
   }
   if (ids->value.ndim != 2) return refuse_entry(r, ids, "is not a matrix");
-  if (!is_same_shape(ids, logprobs)) return refuse(r, "sampler_topk_ids and sampler_topk_logprobs have different shapes");
+  if (!is_same_shape(ids, logprobs)) {
+    return refuse(r, "sampler_topk_ids and sampler_topk_logprobs have different shapes");
+  }
   if (rvl_nest_dim(&ids->value, 1) > RVL_EXAMPLE_TOP_K) {
     return refuse(r, "sampler_topk_ids has %zu tokens a position, %d are the most", rvl_nest_dim(&ids->value, 1),
                   RVL_EXAMPLE_TOP_K);
@@ -457,12 +463,12 @@ static void take_columns(reading *r, memory *m, rvl_example *example) {
 
 static bool take_all(reading *r, memory *m, rvl_example *example) {
   const rvl_loss *loss = r->loss;
-  bool graph = loss->kind == RVL_LOSS_GRAPH, cross = loss->kind == RVL_LOSS_CROSS_ENTROPY, policy = !graph && !cross;
+  bool graph = loss->kind == RVL_LOSS_GRAPH, cross = loss->kind == RVL_LOSS_CROSS_ENTROPY;
   *example = (rvl_example){.length = r->length};
   take_columns(r, m, example);
   if (!graph) example->targets = take_tokens(m, find(r, "target_tokens"), 0, &example->targets_width);
   if (cross) example->weights = take_numbers(m, find(r, "weights"), &example->weights_width);
-  if (policy) {
+  if (!graph && !cross) {
     example->old_logprobs = take_numbers(m, find(r, "old_logprobs"), NULL);
     example->advantages = take_numbers(m, find(r, "advantages"), NULL);
   }

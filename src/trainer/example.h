@@ -1,7 +1,7 @@
 /*
-** One datum of a forward/backward request: read from the bytes that a client sent (NEST), checked whole, its columns in the
-** types that the losses compute with. Index t of a column describes the prediction of the token after t; the last one
-** counts for nothing.
+** One datum of a forward/backward request: read from the bytes that a client sent (NEST), checked whole, its
+** columns in the types that the losses compute with. Index t of a column describes the prediction of the token
+** after t; the last one counts for nothing.
 */
 #ifndef RVL_EXAMPLE_H
 #define RVL_EXAMPLE_H
@@ -37,7 +37,7 @@ typedef struct rvl_example {
   const int32_t *sampler_ids;  /* [T, sampler_width], below 0: no token */
   const double *sampler_logprobs;
   size_t sampler_width;
-  const rvl_column *columns;   /* all of the datum's, model_input excepted, in its order; of a name given twice the last */
+  const rvl_column *columns;   /* all but model_input, in the datum's order; of a name given twice the last */
   size_t column_count;
   void *memory;                /* all of the above but rvl_column.data */
 } rvl_example;
@@ -51,12 +51,13 @@ enum {
 typedef enum rvl_example_result { RVL_EXAMPLE_OK, RVL_EXAMPLE_REFUSED, RVL_EXAMPLE_NO_MEMORY } rvl_example_result;
 
 /*
-** Reads the bytes of a datum for a loss and a model. Refused is what the service refuses, tokens that are not in the
-** vocabulary, more of them than the context holds, and images: `refusal` then says what and where, "advantages[17] is
-** nan", without the datum's number. Except when OK nothing is to be freed.
+** Reads the bytes of a datum for a loss and a model. Refused is what the service refuses, tokens that are not in
+** the vocabulary, more of them than the context holds, and images: `refusal` then says what and where,
+** "advantages[17] is nan", without the datum's number. Except when OK nothing is to be freed.
 */
 rvl_example_result rvl_example_read(const uint8_t *nest, size_t length, const rvl_loss *loss,
-                                    const rvl_model_config *model, rvl_example *example, char refusal[RVL_EXAMPLE_REFUSAL]);
+                                    const rvl_model_config *model, rvl_example *example,
+                                    char refusal[RVL_EXAMPLE_REFUSAL]);
 void rvl_example_free(rvl_example *example);
 
 /* How many bytes of a name a refusal shows: whole characters of UTF-8. */
@@ -64,7 +65,7 @@ int rvl_example_shown(const char *name, size_t length);
 
 /* NULL: there is none. */
 const rvl_column *rvl_example_column(const rvl_example *example, const char *name);
-/* Element i < count. An integer column's as int64 (of uint64 what is above INT64_MAX as that), any column's as double. */
+/* Element i < count: of a column of integers (what is above INT64_MAX as that); of any column. */
 int64_t rvl_column_integer(const rvl_column *column, size_t i);
 double rvl_column_number(const rvl_column *column, size_t i);
 

@@ -149,8 +149,8 @@ INLINE float row_variance(size_t width, const float *x, float mean) {
   return sum(total) / (float)width;
 }
 
-static void norm(size_t rows, size_t width, float epsilon, const float *x, const float *weight, const float *bias, float *y,
-                 float *normalized, float *inverse) {
+static void norm(size_t rows, size_t width, float epsilon, const float *x, const float *weight, const float *bias,
+                 float *y, float *normalized, float *inverse) {
   for (size_t row = 0; row < rows; row++, x += width, y += width) {
     float mean = row_mean(width, x), inverted = 1.0f / sqrtf(row_variance(width, x, mean) + epsilon);
     EACH(i, width) {
@@ -163,11 +163,13 @@ static void norm(size_t rows, size_t width, float epsilon, const float *x, const
   }
 }
 
-static void norm_again(size_t rows, size_t width, const float *normalized, const float *weight, const float *bias, float *y) {
+static void norm_again(size_t rows, size_t width, const float *normalized, const float *weight, const float *bias,
+                       float *y) {
   for (size_t row = 0; row < rows; row++, normalized += width, y += width) {
     EACH(i, width) {
       size_t rest = width - i;
-      store_some(y + i, load_some(normalized + i, rest) * load_some(weight + i, rest) + load_some(bias + i, rest), rest);
+      store_some(y + i, load_some(normalized + i, rest) * load_some(weight + i, rest) + load_some(bias + i, rest),
+                 rest);
     }
   }
 }
@@ -215,9 +217,11 @@ static void rotary(size_t heads, size_t width, const float *turn, bool back, flo
 
 extern const rvl_kernels RVL_KERNEL(rvl_kernels);
 const rvl_kernels RVL_KERNEL(rvl_kernels) = {
-    .name = RVL_TEXT(RVL_SET), .add = add, .axpy = axpy, .scale = scale, .dot = dot, .squares = squares, .largest = largest,
+    .name = RVL_TEXT(RVL_SET), .add = add, .axpy = axpy, .scale = scale, .dot = dot, .squares = squares,
+    .largest = largest,
     .exp = exponentials, .gelu = gelu, .gelu_backward = gelu_backward, .adamw = adamw, .log_sum_exp = log_sum_exp,
-    .log_softmax = log_softmax, .softmax = softmax, .softmax_times = softmax_times, .entropy = entropy, .norm = norm,
+    .log_softmax = log_softmax, .softmax = softmax, .softmax_times = softmax_times, .entropy = entropy,
+    .norm = norm,
     .norm_again = norm_again, .norm_backward = norm_backward, .rotary = rotary,
     .attention = RVL_KERNEL(rvl_attention), .attention_backward = RVL_KERNEL(rvl_attention_backward),
     .attend = RVL_KERNEL(rvl_attend)};
@@ -235,8 +239,8 @@ const rvl_kernels *rvl_kernels_at(size_t index) {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     all[count++] = &rvl_kernels_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
       all[count++] = &rvl_kernels_avx512;
     }
   }

@@ -1,7 +1,7 @@
 /*
-** The loops that must be vectorised. Their sources are compiled once per instruction set; the fitting ones are chosen when
-** the program runs. Sums have the same order on every call, so that one processor always gives the same result; NaN
-** and infinity go through. No pointer needs to be aligned, none may overlap unless said.
+** The loops that must be vectorised. Their sources are compiled once per instruction set; the fitting ones are
+** chosen when the program runs. Sums have the same order on every call, so that one processor always gives the same
+** result; NaN and infinity go through. No pointer needs to be aligned, none may overlap unless said.
 */
 #ifndef RVL_KERNELS_H
 #define RVL_KERNELS_H
@@ -10,14 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One head of one sequence. Token t has its query at query + t · stride, and so on: all three in rows of [q; k; v]. */
+/* One head of one sequence. Token t has its query at query + t · stride, and so on: all in rows of [q; k; v]. */
 typedef struct rvl_head {
   size_t length, width;        /* tokens; floats of a query */
   const float *query, *key, *value;
   size_t stride;               /* of query, key and value */
   const uint8_t *mask;         /* of the tokens: 0 is a key that nobody sees; NULL: all are seen */
-  float *kept;                 /* [length, rvl_padded(length)] probabilities from forward to backward; NULL: computed again */
-  float *logsum;               /* [length], from forward to backward */
+  float *kept;                 /* [length, rvl_padded(length)]: probabilities for backward; NULL: made again */
+  float *logsum;               /* [length], for backward */
   float *scratch;              /* rvl_head_scratch floats */
 } rvl_head;
 
@@ -29,7 +29,8 @@ static inline size_t rvl_padded(size_t count) {
 
 /* Floats of rvl_head.scratch: copies of what has no whole vectors, two transposed ones, two blocks of scores. */
 static inline size_t rvl_head_scratch(size_t length, size_t width) {
-  return rvl_padded(length) * (9 * rvl_padded(width) + 2 * RVL_KERNELS_ROWS + 1);
+  size_t rows = width % RVL_KERNELS_PAD == 0 ? 2 : 9;
+  return rvl_padded(length) * (rows * rvl_padded(width) + 2 * RVL_KERNELS_ROWS + 1);
 }
 
 /* What PyTorch's AdamW does in one step. */
@@ -50,7 +51,7 @@ typedef struct rvl_kernels {
   void (*axpy)(size_t n, float a, const float *x, float *y);            /* y += a · x */
   void (*scale)(size_t n, float a, float *x);                           /* x *= a */
   float (*dot)(size_t n, const float *x, const float *y);
-  double (*squares)(size_t n, const float *x);                          /* Σ x², in double; not finite if an x is not */
+  double (*squares)(size_t n, const float *x);                          /* Σ x²; not finite if an x is not */
   float (*largest)(size_t n, const float *x);                           /* n > 0; NaN if one is NaN */
   void (*exp)(size_t n, const float *x, float *y);                      /* y may be x */
   void (*gelu)(size_t n, const float *x, float *y);                     /* the tanh form; y may be x */
@@ -69,10 +70,11 @@ typedef struct rvl_kernels {
   /* ---- rows [rows, width] */
   /* y = normalized · weight + bias, normalized = (x - mean) · inverse, inverse[row] = 1 / √(variance + epsilon).
      y may be x. NULL for normalized and inverse: not kept. */
-  void (*norm)(size_t rows, size_t width, float epsilon, const float *x, const float *weight, const float *bias, float *y,
-               float *normalized, float *inverse);
+  void (*norm)(size_t rows, size_t width, float epsilon, const float *x, const float *weight, const float *bias,
+               float *y, float *normalized, float *inverse);
   /* y = normalized · weight + bias again. */
-  void (*norm_again)(size_t rows, size_t width, const float *normalized, const float *weight, const float *bias, float *y);
+  void (*norm_again)(size_t rows, size_t width, const float *normalized, const float *weight, const float *bias,
+                     float *y);
   /* dx += what dy makes of it; dweight and dbias (both NULL: not wanted) get their sums added. */
   void (*norm_backward)(size_t rows, size_t width, const float *dy, const float *weight, const float *normalized,
                         const float *inverse, float *dx, float *dweight, float *dbias);
@@ -83,14 +85,14 @@ typedef struct rvl_kernels {
   /* ---- attention */
   /* out[t · out_stride] = Σ probabilities · values, causal. A token that sees no key gets 0. */
   void (*attention)(const rvl_head *head, float *out, size_t out_stride);
-  /* Sets the gradients of query, key and value, which have the same stride as these. `kept` and `logsum` are forward's. */
-  void (*attention_backward)(const rvl_head *head, const float *dout, size_t out_stride, float *dquery, float *dkey,
-                             float *dvalue);
-  /* One query [width] (rotated) against a cache of `length` > 0 tokens, whose keys lie by columns: component c of token t is
-     keys[c · key_stride + t], values[t · value_stride + c]. Up to rvl_padded(length) of a column are read (rounded up:
-     they must be finite), and `scores` has as many floats. out [width] is set. */
-  void (*attend)(size_t length, size_t width, const float *query, const float *keys, size_t key_stride, const float *values,
-                 size_t value_stride, float *scores, float *out);
+  /* Sets the gradients of query, key and value, which have the same stride as these. */
+  void (*attention_backward)(const rvl_head *head, const float *dout, size_t out_stride, float *dquery,
+                             float *dkey, float *dvalue);
+  /* One query [width] (turned) against a cache of `length` > 0 tokens, whose keys lie by columns: component c of
+     token t is keys[c · key_stride + t], and values[t · value_stride + c]. rvl_padded(length) of a column are
+     read, whatever is there, and `scores` has as many floats. out [width] is set. */
+  void (*attend)(size_t length, size_t width, const float *query, const float *keys, size_t key_stride,
+                 const float *values, size_t value_stride, float *scores, float *out);
 } rvl_kernels;
 
 /* Those for this processor. */
@@ -98,8 +100,8 @@ const rvl_kernels *rvl_kernels_pick(void);
 /* All that this processor can run, the plainest first; NULL after the last. For tests. */
 const rvl_kernels *rvl_kernels_at(size_t index);
 
-/* table[positions, width]: cosines of width / 2 angles, then their sines. Angle i at position p is p · base^(-2i / width);
-   component i is turned with component i + width / 2 (GPT-NeoX's halves). */
+/* table[positions, width]: cosines of width / 2 angles, then their sines. Angle i at position p is
+   p · base^(-2i / width); component i is turned with component i + width / 2 (GPT-NeoX's halves). */
 void rvl_rotary_table(size_t positions, size_t width, float base, float *table);
 
 #endif

@@ -1,7 +1,7 @@
 /*
-** Causal attention of one head, see kernels.h. Queries are taken ROWS at a time: their scores with all keys they may see
-** are one block of memory, so that sequences of any length cost memory of their own length only, and short ones stay in
-** the nearest cache. All products are of a small matrix with rows of whole vectors (multiply).
+** Causal attention of one head, see kernels.h. Queries are taken ROWS at a time: their scores with all keys they
+** may see are one block of memory, so that sequences of any length cost memory of their own length only, and short
+** ones stay in the nearest cache. All products are of a small matrix with rows of whole vectors (multiply).
 */
 #include "kernels_simd.h"
 
@@ -21,7 +21,7 @@ typedef struct factors {
   size_t c_row;
 } factors;
 
-/* c[rows, vectors · LANES] = (adding: +) a · b over k of `from` to `to`; both sizes are constants where it is called. */
+/* c[rows, vectors · LANES] = (adding: +) a · b over k of `from` to `to`; sizes are constants where it is called. */
 INLINE void tile(const factors *f, size_t rows, size_t vectors, size_t from, size_t to, bool adding) {
   vec sums[8][2];
   const float *a = f->a;
@@ -63,14 +63,14 @@ INLINE factors moved(const factors *f, size_t row, size_t column) {
 INLINE size_t lesser(size_t a, size_t b) { return a < b ? a : b; }
 
 /*
-** What is not zero of a triangle: `a` has no element (row, k) beyond k = row + before (LOWER), or no result column
-** beyond row + before is wanted (CUT), or none before k = row - before (UPPER).
+** What is left of a triangle: `a` has nothing beyond k = row + before (LOWER), or nothing before k = row - before
+** (UPPER), or of the result no column beyond row + before is wanted (CUT).
 */
 typedef enum shape { LOWER, CUT, UPPER } shape;
 
 /* Four rows at a time: their panel of b stays near for the next ones. */
-INLINE void panel(const factors *f, size_t rows, size_t column, size_t vectors, size_t depth, shape form, size_t before,
-                  bool adding) {
+INLINE void panel(const factors *f, size_t rows, size_t column, size_t vectors, size_t depth, shape form,
+                  size_t before, bool adding) {
   for (size_t row = 0; row < rows; row += 4) {
     size_t count = lesser(4, rows - row), from = 0, to = depth;
     if (form == CUT && column >= row + count + before) continue;
@@ -82,9 +82,12 @@ INLINE void panel(const factors *f, size_t rows, size_t column, size_t vectors, 
 }
 
 /* c[rows, columns] = (adding: +) a · b; columns are whole vectors. */
-INLINE void multiply(const factors *f, size_t rows, size_t columns, size_t depth, shape form, size_t before, bool adding) {
+INLINE void multiply(const factors *f, size_t rows, size_t columns, size_t depth, shape form, size_t before,
+                     bool adding) {
   size_t column = 0;
-  for (; column + 2 * LANES <= columns; column += 2 * LANES) panel(f, rows, column, 2, depth, form, before, adding);
+  for (; column + 2 * LANES <= columns; column += 2 * LANES) {
+    panel(f, rows, column, 2, depth, form, before, adding);
+  }
   if (column < columns) panel(f, rows, column, 1, depth, form, before, adding);
 }
 
@@ -158,7 +161,8 @@ INLINE float *whole_result(size_t length, size_t width, float *x, size_t *stride
   return there;
 }
 
-INLINE void copy_back(size_t length, size_t width, const float *from, size_t from_stride, float *x, size_t stride) {
+INLINE void copy_back(size_t length, size_t width, const float *from, size_t from_stride, float *x,
+                      size_t stride) {
   if (from == x) return;
   for (size_t t = 0; t < length; t++) memcpy(x + t * stride, from + t * from_stride, width * sizeof *x);
 }
@@ -211,7 +215,7 @@ INLINE vec visible(const work *w, const float *scores, size_t i, size_t seen) {
   return first(v, seen - i, -INFINITY);
 }
 
-/* Scores of one query, who sees the first `seen` keys, become probabilities; zeros up to `end`. Returns log Σ exp. */
+/* Scores of a query who sees the first `seen` keys become probabilities, zeros up to `end`. Returns log Σ exp. */
 INLINE float probabilities_of(const work *w, size_t seen, size_t end, float *scores) {
   size_t i = 0;
   float logsum = 0;
@@ -285,23 +289,23 @@ void RVL_KERNEL(rvl_attention_backward)(const rvl_head *head, const float *dout,
   float *dq = whole_result(length, width, dquery, &stride, &scratch);
   float *dk = whole_result(length, width, dkey, &stride, &scratch);
   float *dv = whole_result(length, width, dvalue, &stride, &scratch);
-  float *value_columns = scratch, *dscores = value_columns + w.width * w.padded, *block = dscores + ROWS * w.padded;
+  float *value_columns = scratch, *dscores = scratch + w.width * w.padded, *block = dscores + ROWS * w.padded;
   transpose(length, w.width, w.value, w.value_stride, value_columns);
   for (size_t begin = 0; begin < length; begin += ROWS) {
     size_t rows = lesser(ROWS, length - begin), last = begin + rows, end = rvl_padded(last);
     float *p = block;
     if (head->kept != NULL) p = head->kept + begin * w.padded;
     else scores_of(&w, begin, rows, p);
-    factors f = {.a = dout + begin * dout_stride, .a_row = dout_stride, .a_step = 1, .b = value_columns, .b_row = w.padded,
-                 .c = dscores, .c_row = w.padded};
+    factors f = {.a = dout + begin * dout_stride, .a_row = dout_stride, .a_step = 1, .b = value_columns,
+                 .b_row = w.padded, .c = dscores, .c_row = w.padded};
     multiply(&f, rows, end, w.width, CUT, begin, false);
     for (size_t r = 0; r < rows; r++) {
       size_t seen = begin + r + 1;
       if (head->kept == NULL) probabilities_again(&w, seen, end, head->logsum[begin + r], p + r * w.padded);
       scores_backward(&w, seen, end, p + r * w.padded, dscores + r * w.padded);
     }
-    f = (factors){.a = dscores, .a_row = w.padded, .a_step = 1, .b = w.key, .b_row = w.key_stride, .c = dq + begin * stride,
-                  .c_row = stride};
+    f = (factors){.a = dscores, .a_row = w.padded, .a_step = 1, .b = w.key, .b_row = w.key_stride,
+                  .c = dq + begin * stride, .c_row = stride};
     multiply(&f, rows, w.width, last, LOWER, begin, false);
     /* Keys and values of this block get their first share, those before one more. */
     f = (factors){.a = dscores, .a_row = 1, .a_step = w.padded, .b = w.query + begin * w.query_stride,
@@ -309,8 +313,8 @@ void RVL_KERNEL(rvl_attention_backward)(const rvl_head *head, const float *dout,
     factors g = moved(&f, begin, 0);
     multiply(&f, begin, w.width, rows, UPPER, begin, true);
     multiply(&g, rows, w.width, rows, UPPER, 0, false);
-    f = (factors){.a = p, .a_row = 1, .a_step = w.padded, .b = dout + begin * dout_stride, .b_row = dout_stride, .c = dv,
-                  .c_row = stride};
+    f = (factors){.a = p, .a_row = 1, .a_step = w.padded, .b = dout + begin * dout_stride, .b_row = dout_stride,
+                  .c = dv, .c_row = stride};
     g = moved(&f, begin, 0);
     multiply(&f, begin, w.width, rows, UPPER, begin, true);
     multiply(&g, rows, w.width, rows, UPPER, 0, false);
@@ -323,7 +327,8 @@ void RVL_KERNEL(rvl_attention_backward)(const rvl_head *head, const float *dout,
 /* ----------------------------------------------------------------------------------------- one more token */
 
 /* scores[t] = query · key t, for all of a whole number of vectors. */
-INLINE void cached_scores(size_t end, size_t width, const float *query, const float *keys, size_t key_stride, float *scores) {
+INLINE void cached_scores(size_t end, size_t width, const float *query, const float *keys, size_t key_stride,
+                          float *scores) {
   size_t t = 0;
   for (; t + 4 * LANES <= end; t += 4 * LANES) {
     vec sums[4] = {{0}};

@@ -1,4 +1,4 @@
-/* Vectors as wide as the instruction set that a source of kernels is compiled for has them. For kernels*.c only. */
+/* Vectors as wide as those of the instruction set that a source is compiled for. For kernels*.c only. */
 #ifndef RVL_KERNELS_SIMD_H
 #define RVL_KERNELS_SIMD_H
 
@@ -117,8 +117,8 @@ INLINE float greatest(vec v) {
   return lanes[0];
 }
 
-/* Within 2 units in the last place; infinity and NaN where they belong, and 0 below 1.7e-38: numbers that are no longer
-   normal would cost a hundred times the work. Cephes' polynomial on ±ln 2 / 2. */
+/* Within 2 units in the last place; infinity and NaN where they belong, and 0 below 1.7e-38: numbers that are no
+   longer normal would cost a hundred times the work. Cephes' polynomial on ±ln 2 / 2. */
 INLINE vec exponential(vec x) {
   const float shift = 12582912.0f, least = -87.0f;     /* 1.5 · 2^23: adding it rounds to a whole number */
   vec bounded = smaller(splat(89.0f), greater(splat(least), x));

@@ -29,10 +29,11 @@ static bool is_adapted(const rvl_lora_config *c, rvl_part part) {
 static void add(rvl_lora *lora, size_t tensor, char letter, uint32_t rows, uint32_t columns) {
   static const char weight[] = "weight";
   const char *adapted = lora->effective.tensors[tensor].name;
+  int prefix = (int)(strlen(adapted) - strlen(weight));
   rvl_lora_tensor *t = &lora->tensors[lora->count++];
   *t = (rvl_lora_tensor){.tensor = tensor, .rows = rows, .columns = columns, .offset = lora->floats,
                          .count = (size_t)rows * columns};
-  snprintf(t->name, sizeof t->name, "%.*slora_%c.weight", (int)(strlen(adapted) - strlen(weight)), adapted, letter);
+  snprintf(t->name, sizeof t->name, "%.*slora_%c.weight", prefix, adapted, letter);
   lora->parameters += t->count;
   lora->floats += (t->count + ALIGN - 1) / ALIGN * ALIGN;
 }
@@ -83,7 +84,8 @@ static const rvl_tensor *base_tensor(const rvl_lora *lora, size_t i) {
   return i < lora->base->count ? &lora->base->tensors[i] : &lora->base->tensors[0];
 }
 
-void rvl_lora_merge(const rvl_lora *lora, const rvl_blas *blas, const float *base, const float *adapters, float *merged) {
+void rvl_lora_merge(const rvl_lora *lora, const rvl_blas *blas, const float *base, const float *adapters,
+                    float *merged) {
   for (size_t i = 0; i < lora->effective.count; i++) {
     const rvl_tensor *to = &lora->effective.tensors[i], *from = base_tensor(lora, i);
     memcpy(merged + to->offset, base + from->offset, to->count * sizeof *merged);
@@ -106,7 +108,7 @@ void rvl_lora_project(const rvl_lora *lora, const rvl_blas *blas, const float *a
     float scale = (float)lora->config.scale;
     blas->sgemm(RVL_BLAS_ROWS, RVL_BLAS_AS_IS, RVL_BLAS_TRANSPOSED, out, rank, in, scale, whole, in,
                 adapters + a->offset, in, 1.0f, adapters_gradient + b->offset, rank);
-    blas->sgemm(RVL_BLAS_ROWS, RVL_BLAS_TRANSPOSED, RVL_BLAS_AS_IS, rank, in, out, scale, adapters + b->offset, rank,
-                whole, in, 1.0f, adapters_gradient + a->offset, in);
+    blas->sgemm(RVL_BLAS_ROWS, RVL_BLAS_TRANSPOSED, RVL_BLAS_AS_IS, rank, in, out, scale, adapters + b->offset,
+                rank, whole, in, 1.0f, adapters_gradient + a->offset, in);
   }
 }

@@ -1,7 +1,7 @@
 /*
-** LoRA as another way to write weights: W + scale · B · A, with A [rank, in] and B [out, rank] of each adapted matrix W
-** [out, in]. The adapters lie in one flat vector, as weights do. The transformer knows merged weights only; the gradient
-** of these becomes the adapters' afterwards.
+** LoRA as another way to write weights: W + scale · B · A, with A [rank, in] and B [out, rank] of each adapted
+** matrix W [out, in]. The adapters lie in one flat vector, as weights do. The transformer knows merged weights
+** only; the gradient of these becomes the adapters' afterwards.
 */
 #ifndef RVL_LORA_H
 #define RVL_LORA_H
@@ -29,7 +29,7 @@ typedef struct rvl_lora {
   rvl_lora_config config;
   const rvl_model_layout *base;
   rvl_model_layout effective;  /* of the merged weights: the base's, untied when a tied head is adapted */
-  bool *wanted;                /* by index of effective.tensors: its gradient is needed (see rvl_transformer_backward) */
+  bool *wanted;                /* by index of effective.tensors: its gradient is needed */
   rvl_lora_tensor *tensors;
   size_t count;                /* of tensors: even */
   size_t floats, parameters;   /* of the vector of adapters, with and without gaps */
@@ -47,7 +47,8 @@ void rvl_lora_free(rvl_lora *lora);
 /* A uniform in ±1 / √in (PEFT's kaiming_uniform with a = √5), B zero: merged weights are the base's. */
 void rvl_lora_initialise(const rvl_lora *lora, uint64_t seed, float *adapters);
 /* merged = W + scale · B · A, and copies of what is not adapted. */
-void rvl_lora_merge(const rvl_lora *lora, const rvl_blas *blas, const float *base, const float *adapters, float *merged);
+void rvl_lora_merge(const rvl_lora *lora, const rvl_blas *blas, const float *base, const float *adapters,
+                    float *merged);
 /* The adapters' gradient gets scale · dW · Aᵀ (B) and scale · Bᵀ · dW (A) added. */
 void rvl_lora_project(const rvl_lora *lora, const rvl_blas *blas, const float *adapters, const float *gradient,
                       float *adapters_gradient);

@@ -65,7 +65,8 @@ static bool set_option(rvl_loss *loss, const rvl_loss_option *option, char *refu
 
 bool rvl_loss_parse(const char *name, const rvl_loss_option *options, size_t count, rvl_loss *loss, char *refusal,
                     size_t room) {
-  *loss = (rvl_loss){.temperature = 1, .clip_low = 0.2, .clip_high = 0.2, .eps_max = 6, .echo_coef = 0.05, .beta = 0.05};
+  *loss = (rvl_loss){.temperature = 1, .clip_low = 0.2, .clip_high = 0.2, .eps_max = 6, .echo_coef = 0.05,
+                     .beta = 0.05};
   size_t kind = 0;
   while (kind < RVL_LOSS_KINDS && strcmp(names[kind], name) != 0) kind++;
   if (kind == RVL_LOSS_KINDS) {
@@ -105,10 +106,13 @@ static void set_gradient(const row *r, double whole) {
   }
 }
 
-static void add_gradient(const row *r, int32_t token, double c) { r->logits[token] += (float)(c * (double)r->slope); }
+static void add_gradient(const row *r, int32_t token, double c) {
+  r->logits[token] += (float)(c * (double)r->slope);
+}
 
 /* Targets tokens[k], each with the weight weights[k], in this position's row. */
-static void cross_entropy(const row *r, const int32_t *tokens, const double *weights, size_t count, rvl_loss_sums *sums) {
+static void cross_entropy(const row *r, const int32_t *tokens, const double *weights, size_t count,
+                          rvl_loss_sums *sums) {
   double loss = 0, whole = 0;
   for (size_t k = 0; k < count; k++) {
     if (weights[k] < 0 || weights[k] > 0) {
@@ -138,8 +142,8 @@ static double expected(const rvl_loss *loss, double sampler, double policy) {
 }
 
 /* Those with a place in `ids`, once each; returns the probability that the sampler has left for others. */
-static double find_likely(const row *r, const rvl_loss *loss, const int32_t *ids, const double *logprobs, size_t count,
-                          double advantage, double *value, centering *found) {
+static double find_likely(const row *r, const rvl_loss *loss, const int32_t *ids, const double *logprobs,
+                          size_t count, double advantage, double *value, centering *found) {
   double left = 1;
   for (size_t k = 0; k < count; k++) {
     bool known = ids[k] < 0;
@@ -158,15 +162,17 @@ static double find_likely(const row *r, const rvl_loss *loss, const int32_t *ids
 }
 
 /*
-** The gradient of c · lp[token] + A · Σ_b sg(μ_b · w_b) · lp_b; returns the value of the second part. What the bucket of
-** all other tokens has is added up: one less the sum of the others would be nothing but rounding where it is small.
+** The gradient of c · lp[token] + A · Σ_b sg(μ_b · w_b) · lp_b; returns the value of the second part. What the
+** bucket of all other tokens has is added up: one less the sum of the others would be mere rounding where it is
+** small.
 */
-static double centered(const row *r, const rvl_loss *loss, const rvl_example *e, size_t t, int32_t token, double c) {
+static double centered(const row *r, const rvl_loss *loss, const rvl_example *e, size_t t, int32_t token,
+                       double c) {
   centering found = {0};
-  double value = 0, rest = 0, width = (double)r->slope, advantage = e->advantages[t];
+  double value = 0, rest = 0, slope = (double)r->slope, advantage = e->advantages[t];
   size_t at = t * e->sampler_width;
-  double left = find_likely(r, loss, e->sampler_ids + at, e->sampler_logprobs + at, e->sampler_width, advantage, &value,
-                            &found);
+  double left = find_likely(r, loss, e->sampler_ids + at, e->sampler_logprobs + at, e->sampler_width, advantage,
+                            &value, &found);
   r->kernels->softmax_times(r->vocabulary, r->slope, r->logsum, 1, r->logits, r->logits);
   for (size_t i = 0; i < found.count; i++) r->logits[found.tokens[i]] = 0;
   for (size_t i = 0; i < r->vocabulary; i++) rest += (double)r->logits[i];
@@ -176,10 +182,10 @@ static double centered(const row *r, const rvl_loss *loss, const rvl_example *e,
     value += found.rest * log(rest);
   }
   if (!r->gradient) return value;
-  float of_rest = (float)((rest > 0 ? found.rest / rest : 0) * width - (c + found.whole) * width);
+  float of_rest = (float)((rest > 0 ? found.rest / rest : 0) * slope - (c + found.whole) * slope);
   r->kernels->scale(r->vocabulary, of_rest, r->logits);
   for (size_t i = 0; i < found.count; i++) {
-    r->logits[found.tokens[i]] = (float)((found.c[i] - (c + found.whole) * found.p[i]) * width);
+    r->logits[found.tokens[i]] = (float)((found.c[i] - (c + found.whole) * found.p[i]) * slope);
   }
   add_gradient(r, token, c);
   return value;
@@ -216,7 +222,8 @@ static double policy(const rvl_loss *loss, double advantage, double lp, double l
 static bool is_set(double x) { return x < 0 || x > 0; }
 
 /* Index t < length - 1, not masked. */
-static void policy_gradient(const row *r, const rvl_loss *loss, const rvl_example *e, size_t t, rvl_loss_sums *sums) {
+static void policy_gradient(const row *r, const rvl_loss *loss, const rvl_example *e, size_t t,
+                            rvl_loss_sums *sums) {
   int32_t token = e->targets != NULL ? e->targets[t] : e->ids[t + 1];
   double lp = logprob(r, token), advantage = e->advantages[t], c = 0, value = 0;
   bool response = is_set(advantage) || is_set(e->old_logprobs[t]);
@@ -252,7 +259,8 @@ static void policy_gradient(const row *r, const rvl_loss *loss, const rvl_exampl
 
 /* ---- one example --------------------------------------------------------------------------------------- */
 
-static void apply_at(row *r, const rvl_loss *loss, const rvl_example *e, size_t t, float *logprobs, rvl_loss_sums *sums) {
+static void apply_at(row *r, const rvl_loss *loss, const rvl_example *e, size_t t, float *logprobs,
+                     rvl_loss_sums *sums) {
   r->logsum = r->kernels->log_sum_exp(r->vocabulary, r->slope, r->logits);
   if (logprobs != NULL) logprobs[t] = (float)logprob(r, e->ids[t + 1]);
   if (e->mask != NULL && e->mask[t] == 0) {
@@ -261,7 +269,8 @@ static void apply_at(row *r, const rvl_loss *loss, const rvl_example *e, size_t 
     policy_gradient(r, loss, e, t, sums);
   } else {
     size_t width = e->weights_width > 0 ? e->weights_width : 1;
-    cross_entropy(r, e->targets != NULL ? e->targets + t * width : e->ids + t + 1, e->weights + t * width, width, sums);
+    const int32_t *targets = e->targets != NULL ? e->targets + t * width : e->ids + t + 1;
+    cross_entropy(r, targets, e->weights + t * width, width, sums);
   }
 }
 
@@ -273,15 +282,18 @@ static bool apply_graph(row *r, const rvl_loss *loss, const rvl_example *e, floa
     r->logsum = r->kernels->log_sum_exp(r->vocabulary, r->slope, r->logits);
     logprobs[t] = (float)logprob(r, e->ids[t + 1]);
   }
-  if (!rvl_graph_apply(loss->graph, r->kernels, e, r->vocabulary, logits, r->gradient, &value, custom)) return false;
+  if (!rvl_graph_apply(loss->graph, r->kernels, e, r->vocabulary, logits, r->gradient, &value, custom)) {
+    return false;
+  }
   sums->sum[RVL_SUM_LOSS] += value;
   for (size_t i = 0; i < RVL_GRAPH_METRICS; i++) sums->custom[i] += custom[i];
   return true;
 }
 
-bool rvl_loss_apply(const rvl_loss *loss, const rvl_kernels *kernels, const rvl_example *example, size_t vocabulary,
-                    float *logits, bool gradient, float *logprobs, rvl_loss_sums *sums) {
-  row r = {.kernels = kernels, .vocabulary = vocabulary, .slope = (float)(1 / loss->temperature), .gradient = gradient};
+bool rvl_loss_apply(const rvl_loss *loss, const rvl_kernels *kernels, const rvl_example *example,
+                    size_t vocabulary, float *logits, bool gradient, float *logprobs, rvl_loss_sums *sums) {
+  row r = {.kernels = kernels, .vocabulary = vocabulary, .gradient = gradient};
+  r.slope = (float)(1 / loss->temperature);
   sums->datums++;
   sums->tokens += example->length;
   sums->sum[RVL_SUM_NUM_TOKENS] += (double)example->length;
@@ -339,7 +351,7 @@ static const struct {
 
 enum { RATIOS = sizeof ratios_known / sizeof *ratios_known };
 
-_Static_assert((int)RVL_METRICS >= (int)RVL_SUMS + (int)RVL_GRAPH_METRICS + (int)RATIOS + 2, "room for all metrics");
+_Static_assert((int)RVL_METRICS >= (int)RVL_SUMS + (int)RVL_GRAPH_METRICS + (int)RATIOS + 2, "room for all");
 
 void rvl_loss_sums_add(rvl_loss_sums *to, const rvl_loss_sums *from) {
   for (size_t i = 0; i < RVL_SUMS; i++) to->sum[i] += from->sum[i];

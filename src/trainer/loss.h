@@ -2,8 +2,8 @@
 ** The losses of the training service: of one example, from its logits to their gradient, and the sums that become
 ** metrics. All are sums over tokens, in double; what they mean is in docs/training_losses.md.
 **
-** With lp[t] the log-probability of the token after t (or of target_tokens[t]) at logprob_temperature, r = exp(lp - old), and
-** the last position and those with attention_mask 0 left out of everything:
+** With lp[t] the log-probability of the token after t (or of target_tokens[t]) at logprob_temperature, r = exp(lp
+** - old), and the last position and those with attention_mask 0 left out of everything:
 **
 **     cross_entropy         -Σ w·lp, of target_tokens [T, K] too
 **     importance_sampling   -Σ A·r
@@ -13,14 +13,14 @@
 **     dro                   -Σ A·lp + ½·beta·Σ (lp - old)²
 **     loss_graph_v1         a custom loss: loss_graph.h
 **
-** score_centering (of cispo): a cut-off weight no longer makes the expected score zero, so that even equal rewards would
-** move the model. What the sampler's policy μ expects is taken off, from its K most likely tokens and one bucket for
-** the rest:
+** score_centering (of cispo): where weights are cut off, or taken as 1, the expected score is not zero, so that
+** even equal advantages would move the model. What the sampler's policy μ expects of it is taken off, over its K
+** most likely tokens and one bucket for all others:
 **
 **     -Σ A·(sg(w)·lp - Σ_b sg(μ_b·w_b)·lp_b),   w_b = min(π_b / μ_b, eps_max), use_perfect_ratio: 1
 **
-** b: each token of sampler_topk_ids, and the bucket of all others with μ = 1 - Σ μ_k, π = 1 - Σ π_k. Where π is μ, or
-** nothing is cut off, it changes no gradient.
+** b: each token of sampler_topk_ids, and the bucket with μ = 1 - Σ μ_k, π = 1 - Σ π_k. Where π is μ, or nothing
+** is cut off, it changes no gradient.
 */
 #ifndef RVL_LOSS_H
 #define RVL_LOSS_H
@@ -100,7 +100,7 @@ typedef struct rvl_metric {
 
 enum { RVL_METRICS = RVL_SUMS + RVL_GRAPH_METRICS + 10 };
 
-/* The metrics of a whole request, derived ones as well; returns how many. micro_batches is 1, as a request is one. */
+/* The metrics of a whole request, derived ones as well; returns how many. micro_batches is 1: as one request. */
 size_t rvl_loss_metrics(const rvl_loss *loss, const rvl_loss_sums *sums, rvl_metric metrics[RVL_METRICS]);
 
 /*
@@ -109,7 +109,7 @@ size_t rvl_loss_metrics(const rvl_loss *loss, const rvl_loss_sums *sums, rvl_met
 ** afterwards. `logprobs` [length - 1] (NULL: not wanted) are those of the tokens after each position, at
 ** logprob_temperature. Adds to `sums`. false: no memory (graphs only).
 */
-bool rvl_loss_apply(const rvl_loss *loss, const rvl_kernels *kernels, const rvl_example *example, size_t vocabulary,
-                    float *logits, bool gradient, float *logprobs, rvl_loss_sums *sums);
+bool rvl_loss_apply(const rvl_loss *loss, const rvl_kernels *kernels, const rvl_example *example,
+                    size_t vocabulary, float *logits, bool gradient, float *logprobs, rvl_loss_sums *sums);
 
 #endif

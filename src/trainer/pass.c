@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens of a chunk: enough that adding its gradient costs little beside computing it, few enough that there are some for
- * every thread. */
+/* Tokens of a chunk: enough that adding its gradient costs little beside computing it, few enough that there are
+ * some for every thread. */
 enum { LEAST_CHUNK = 256, MOST_CHUNK = 1024, CHUNKS_WANTED = 8 };
 
 /* Examples first … first + count - 1, or micro-batches. */
@@ -84,7 +84,7 @@ void rvl_pass_result_free(rvl_pass_result *result) {
 
 /* ---- pieces -------------------------------------------------------------------------------------------- */
 
-/* Packs pieces of `sizes` in their order, up to `most` tokens in each or one that is larger alone; returns how many. */
+/* Packs pieces in their order, up to `most` tokens in each or one that is larger alone; returns how many. */
 static size_t pack(const piece *sizes, size_t count, size_t most, piece *packed) {
   size_t n = 0;
   for (size_t i = 0; i < count; i++) {
@@ -163,7 +163,8 @@ static rvl_batch batch_of(const worker *w, const rvl_example *examples, size_t c
     at += e->length;
   }
   w->starts[count] = (uint32_t)at;
-  return (rvl_batch){.sequences = count, .tokens = at, .ids = w->ids, .starts = w->starts, .mask = masked ? w->mask : NULL};
+  return (rvl_batch){.sequences = count, .tokens = at, .ids = w->ids, .starts = w->starts,
+                     .mask = masked ? w->mask : NULL};
 }
 
 /* false: no memory. */
@@ -178,9 +179,9 @@ static bool do_micro(run *r, worker *w, const piece *micro, rvl_loss_sums *sums)
   if (logits == NULL) return false;
   for (size_t i = 0; i < micro->count; i++) {
     size_t index = micro->first + i;
+    float *logprobs = r->result->logprobs + r->result->starts[index];
     if (!rvl_loss_apply(request->loss, r->pass->kernels, &request->examples[index], vocabulary,
-                        logits + batch.starts[i] * vocabulary, gradient, r->result->logprobs + r->result->starts[index],
-                        sums)) {
+                        logits + batch.starts[i] * vocabulary, gradient, logprobs, sums)) {
       return false;
     }
   }
@@ -218,7 +219,9 @@ static void do_chunk(void *argument, size_t index, unsigned thread) {
   worker *w = &pass->workers[thread];
   const piece *chunk = &pass->chunks[index];
   chunk_sums done = {.run = r};
-  if (w->gradient != NULL && r->request->gradient != NULL) memset(w->gradient, 0, pass->layout->floats * sizeof *w->gradient);
+  if (w->gradient != NULL && r->request->gradient != NULL) {
+    memset(w->gradient, 0, pass->layout->floats * sizeof *w->gradient);
+  }
   for (size_t i = 0; i < chunk->count && goes_on(r); i++) {
     if (!do_micro(r, w, &pass->micros[chunk->first + i], &done.sums)) atomic_store(&r->status, RVL_PASS_NO_MEMORY);
   }

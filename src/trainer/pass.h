@@ -1,7 +1,7 @@
 /*
-** A whole forward or forward/backward request over many examples, by the threads of a pool. Examples are packed into
-** micro-batches, these into chunks, by their lengths alone; a chunk's gradient is summed by one thread, and chunks are
-** added in their order. So all numbers are the same, bit for bit, whatever the number of threads.
+** A whole forward or forward/backward request over many examples, by the threads of a pool. Examples are packed
+** into micro-batches, these into chunks, by their lengths alone; a chunk's gradient is summed by one thread, and
+** chunks are added in their order. So all numbers are the same, bit for bit, whatever the number of threads.
 */
 #ifndef RVL_PASS_H
 #define RVL_PASS_H
@@ -32,7 +32,7 @@ typedef struct rvl_pass_request {
 } rvl_pass_request;
 
 typedef struct rvl_pass_result {
-  float *logprobs;             /* example i's begin at starts[i]; there are starts[i + 1] - starts[i] = length - 1 */
+  float *logprobs;             /* example i's, length - 1, begin at starts[i] */
   size_t *starts;              /* [count + 1] */
   rvl_loss_sums sums;          /* for rvl_loss_metrics; its tokens and datums count all */
   size_t micro_batches;

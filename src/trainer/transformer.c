@@ -35,8 +35,8 @@ void rvl_transformer_free(rvl_transformer *t) {
 }
 
 size_t rvl_transformer_tokens(const rvl_model_config *c) {
-  /* A layer reads and writes its weights and their gradients once per micro-batch: the larger they are, the more tokens
-     must share that; the smaller they are, the more it pays that all activations stay in the second-level cache. */
+  /* A micro-batch reads all weights and writes all gradients once: the larger they are, the more tokens must share
+     that; the smaller they are, the more it pays that all activations stay in the second-level cache. */
   return c->width <= 96 ? 128 : 256;
 }
 
@@ -68,10 +68,9 @@ static size_t kept_floats(const rvl_transformer *t, const rvl_batch *batch) {
 
 static bool place_layer(const rvl_transformer *t, rvl_layer *l, size_t n, size_t kept) {
   size_t d = t->width, heads = t->layout->config.heads;
-  size_t row = rvl_padded(n * d);
-  if (!rvl_rows_reserve(&l->rows, 6 * row + rvl_padded(n * t->hidden) + 2 * rvl_padded(n) + rvl_padded(n * heads) + kept + 64)) {
-    return false;
-  }
+  size_t all = 3 * rvl_padded(n * d) + rvl_padded(3 * n * d) + rvl_padded(n * t->hidden) + 2 * rvl_padded(n) +
+               rvl_padded(n * heads) + rvl_padded(kept);
+  if (!rvl_rows_reserve(&l->rows, all)) return false;
   float *next = l->rows.floats;
   l->normalized1 = take(&next, n * d);
   l->normalized2 = take(&next, n * d);
@@ -87,10 +86,9 @@ static bool place_layer(const rvl_transformer *t, rvl_layer *l, size_t n, size_t
 
 /* What all layers share, of n tokens. */
 static bool place_shared(rvl_transformer *t, size_t n) {
-  size_t d = t->width, row = rvl_padded(n * d);
-  if (!rvl_rows_reserve(&t->shared, 3 * row + rvl_padded(n * t->hidden) + rvl_padded(n * t->vocabulary) + rvl_padded(n))) {
-    return false;
-  }
+  size_t d = t->width;
+  size_t all = 3 * rvl_padded(n * d) + rvl_padded(n * t->hidden) + rvl_padded(n * t->vocabulary) + rvl_padded(n);
+  if (!rvl_rows_reserve(&t->shared, all)) return false;
   float *next = t->shared.floats;
   t->x = take(&next, n * d);
   t->y = take(&next, n * d);
@@ -130,8 +128,8 @@ bool rvl_transformer_place(rvl_transformer *t, const rvl_batch *batch, bool back
 }
 
 bool rvl_transformer_place_gradients(rvl_transformer *t, size_t n) {
-  size_t d = t->width, row = rvl_padded(n * d);
-  if (!rvl_rows_reserve(&t->gradients, 2 * row + rvl_padded(3 * n * d) + rvl_padded(n * t->hidden))) return false;
+  size_t d = t->width, all = 2 * rvl_padded(n * d) + rvl_padded(3 * n * d) + rvl_padded(n * t->hidden);
+  if (!rvl_rows_reserve(&t->gradients, all)) return false;
   float *next = t->gradients.floats;
   t->dx = take(&next, n * d);
   t->dy = take(&next, n * d);

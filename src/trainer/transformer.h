@@ -1,7 +1,7 @@
 /*
-** Forward and backward of a decoder-only transformer, in one thread: see model.h for what it computes. Sequences of any
-** lengths are packed one after another; each sees itself only. All in memory that grows and is used again: micro-batches
-** whose activations stay in the processor's cache are the fastest (rvl_transformer_tokens).
+** Forward and backward of a decoder-only transformer, in one thread: see model.h for what it computes. Sequences
+** of any lengths are packed one after another; each sees itself only. All in memory that grows and is used again:
+** micro-batches whose activations stay in the processor's cache are the fastest (rvl_transformer_tokens).
 */
 #ifndef RVL_TRANSFORMER_H
 #define RVL_TRANSFORMER_H
@@ -12,7 +12,7 @@
 typedef struct rvl_batch {
   size_t sequences, tokens;
   const int32_t *ids;          /* [tokens], below the vocabulary */
-  const uint32_t *starts;      /* [sequences + 1]: the first is 0, the last `tokens`; none is longer than the context */
+  const uint32_t *starts;      /* [sequences + 1]: from 0 to `tokens`; no sequence is longer than the context */
   const uint8_t *mask;         /* [tokens]: 0 is a token that no other sees (attention_mask); NULL: ones */
 } rvl_batch;
 
@@ -25,15 +25,16 @@ void rvl_transformer_free(rvl_transformer *transformer);
 /* How many tokens a micro-batch should have, about: more only when one sequence is longer. */
 size_t rvl_transformer_tokens(const rvl_model_config *config);
 
-/* Logits [tokens, vocabulary], in its own memory until the next call; NULL: no memory. A position of a sequence is its index
-   there, masked tokens counted. */
+/* Logits [tokens, vocabulary], in its own memory until the next call; NULL: no memory. A token's position is its
+   index in its sequence, masked tokens counted. */
 float *rvl_transformer_forward(rvl_transformer *transformer, const float *weights, const rvl_batch *batch);
 
 /* The same when no backward follows: keeps less. */
 float *rvl_transformer_infer(rvl_transformer *transformer, const float *weights, const rvl_batch *batch);
 
-/* After rvl_transformer_forward of the same batch, with its logits overwritten by d loss / d logits: adds to `gradient` (of
-   the layout). `wanted`: by index of layout->tensors, the others may be left alone or not; NULL: all. false: no memory. */
+/* After rvl_transformer_forward of the same batch, with its logits overwritten by d loss / d logits: adds to
+   `gradient` (of the layout). `wanted`: by index of layout->tensors, the others' may be added or not; NULL: all.
+   false: no memory. */
 bool rvl_transformer_backward(rvl_transformer *transformer, const float *weights, const rvl_batch *batch,
                               const bool *wanted, float *gradient);
 

@@ -30,8 +30,9 @@ static bool wanted_before(const rvl_model_layout *layout, const bool *wanted, ui
   return wanted == NULL;
 }
 
-static void norm_backward(const rvl_transformer *t, size_t rows, const wants *want, rvl_part weight_part, const float *weight,
-                          const float *normalized, const float *inverse, float *dweight, float *dbias) {
+static void norm_backward(const rvl_transformer *t, size_t rows, const wants *want, rvl_part weight_part,
+                          const float *weight, const float *normalized, const float *inverse, float *dweight,
+                          float *dbias) {
   bool any = want->part[weight_part] || want->part[weight_part + 1];
   t->kernels->norm_backward(rows, t->width, t->dy, weight, normalized, inverse, t->dx, any ? dweight : NULL,
                             any ? dbias : NULL);
@@ -65,16 +66,17 @@ static void attend_backward(const rvl_transformer *t, const rvl_batch *batch, co
         head.kept = kept;
         kept += length * rvl_padded(length);
       }
-      t->kernels->attention_backward(&head, t->dy + begin * d + h * t->head_width, d, t->dqkv + at, t->dqkv + at + d,
-                                     t->dqkv + at + 2 * d);
+      float *dquery = t->dqkv + at;
+      t->kernels->attention_backward(&head, t->dy + begin * d + h * t->head_width, d, dquery, dquery + d,
+                                     dquery + 2 * d);
     }
   }
   if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn_back(t, batch);
 }
 
 /* dx: of the layer's output, becomes that of its input, unless nobody before needs it. */
-static void layer_backward(const rvl_transformer *t, const float *weights, const rvl_batch *batch, const bool *wanted,
-                           uint32_t index, float *gradient) {
+static void layer_backward(const rvl_transformer *t, const float *weights, const rvl_batch *batch,
+                           const bool *wanted, uint32_t index, float *gradient) {
   const rvl_kernels *k = t->kernels;
   const rvl_blas *blas = t->blas;
   const rvl_layer_offsets *at = &t->layout->layers[index];

@@ -4,7 +4,8 @@
 
 static void embed(const rvl_transformer *t, const float *weights, const rvl_batch *batch) {
   size_t d = t->width;
-  const float *positions = t->layout->config.positions == RVL_POSITIONS_LEARNED ? weights + t->layout->position : NULL;
+  bool learned = t->layout->config.positions == RVL_POSITIONS_LEARNED;
+  const float *positions = learned ? weights + t->layout->position : NULL;
   for (size_t i = 0; i < batch->sequences; i++) {
     for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
       float *x = t->x + token * d;
@@ -46,20 +47,20 @@ static void attend(const rvl_transformer *t, const rvl_batch *batch, const rvl_l
   }
 }
 
-static void run_layer(const rvl_transformer *t, const float *weights, const rvl_layer_offsets *at, const rvl_batch *batch,
-                      const rvl_layer *l) {
+static void run_layer(const rvl_transformer *t, const float *weights, const rvl_layer_offsets *at,
+                      const rvl_batch *batch, const rvl_layer *l) {
   const rvl_kernels *k = t->kernels;
   float epsilon = t->layout->config.norm_epsilon;
   size_t rows = batch->tokens;
   int n = (int)rows, d = (int)t->width, h = (int)t->hidden;
-  k->norm(rows, t->width, epsilon, t->x, weights + at->norm1_weight, weights + at->norm1_bias, t->y, l->normalized1,
-          l->inverse1);
+  k->norm(rows, t->width, epsilon, t->x, weights + at->norm1_weight, weights + at->norm1_bias, t->y,
+          l->normalized1, l->inverse1);
   rvl_blas_linear(t->blas, n, 3 * d, d, t->y, weights + at->qkv, 0, l->qkv);
   if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn(t, batch, l->qkv);
   attend(t, batch, l);
   rvl_blas_linear(t->blas, n, d, d, l->attention, weights + at->out, 1, t->x);
-  k->norm(rows, t->width, epsilon, t->x, weights + at->norm2_weight, weights + at->norm2_bias, t->y, l->normalized2,
-          l->inverse2);
+  k->norm(rows, t->width, epsilon, t->x, weights + at->norm2_weight, weights + at->norm2_bias, t->y,
+          l->normalized2, l->inverse2);
   rvl_blas_linear(t->blas, n, h, d, t->y, weights + at->up, 0, l->up);
   k->gelu(rows * t->hidden, l->up, t->gelu);
   rvl_blas_linear(t->blas, n, d, h, t->gelu, weights + at->down, 1, t->x);

@@ -14,8 +14,8 @@ typedef struct rvl_rows {
 } rvl_rows;
 
 /*
-** What a layer keeps from forward to backward. As little as can be: the inputs of the qkv and up products are made again
-** from the normalized rows, gelu's value when its slope is computed; the residual stream itself is not needed.
+** What a layer keeps from forward to backward. As little as can be: the inputs of the qkv and up products are made
+** again from the normalized rows, gelu's value when its slope is computed; the residual stream is not needed.
 */
 typedef struct rvl_layer {
   rvl_rows rows;

@@ -13,8 +13,9 @@
 #include "trainer/model.h"
 #include "trainer/random.h"
 
-static const rvl_model_config usual = {.vocabulary = 256, .width = 64, .layers = 2, .heads = 4, .hidden = 256, .context = 64,
-                                       .positions = RVL_POSITIONS_LEARNED, .rotary_base = 10000, .norm_epsilon = 1e-5f};
+static const rvl_model_config usual = {.vocabulary = 256, .width = 64, .layers = 2, .heads = 4, .hidden = 256,
+                                       .context = 64, .positions = RVL_POSITIONS_LEARNED, .rotary_base = 10000,
+                                       .norm_epsilon = 1e-5f};
 
 static void refused(rvl_model_config config, const char *part) {
   const char *why = rvl_model_check(&config);

@@ -24,7 +24,8 @@ static int set_up(void **state) {
 
 enum { WIDEST = 128, LONGEST = 320 };
 
-static void norm_of(size_t n, const double *x, const double *weight, const double *bias, double epsilon, double *y) {
+static void norm_of(size_t n, const double *x, const double *weight, const double *bias, double epsilon,
+                    double *y) {
   double mean = 0, variance = 0;
   for (size_t i = 0; i < n; i++) mean += x[i] / (double)n;
   for (size_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / (double)n;
@@ -49,7 +50,8 @@ static void rotate(size_t width, size_t position, double base, double *x) {
 }
 
 /* One head's result for the last of `count` tokens; q, k, v of token t at qkv + t · 3d. */
-static void attend(const rvl_model_config *c, size_t count, size_t head, const double *qkv, const uint8_t *mask, double *y) {
+static void attend(const rvl_model_config *c, size_t count, size_t head, const double *qkv, const uint8_t *mask,
+                   double *y) {
   size_t d = c->width, width = d / c->heads;
   double p[LONGEST], most = -INFINITY, total = 0;
   const double *query = qkv + (count - 1) * 3 * d + head * width;
@@ -64,11 +66,13 @@ static void attend(const rvl_model_config *c, size_t count, size_t head, const d
   if (isinf(most)) return;
   for (size_t t = 0; t < count; t++) total += p[t] = exp(p[t] - most);
   for (size_t t = 0; t < count; t++) {
-    for (size_t i = 0; i < width; i++) y[head * width + i] += p[t] / total * qkv[t * 3 * d + 2 * d + head * width + i];
+    const double *value = qkv + t * 3 * d + 2 * d + head * width;
+    for (size_t i = 0; i < width; i++) y[head * width + i] += p[t] / total * value[i];
   }
 }
 
-static void run_layer(const rvl_model_layout *l, uint32_t layer, const double *w, size_t length, const uint8_t *mask, double *x) {
+static void run_layer(const rvl_model_layout *l, uint32_t layer, const double *w, size_t length,
+                      const uint8_t *mask, double *x) {
   const rvl_model_config *c = &l->config;
   const rvl_layer_offsets *at = &l->layers[layer];
   size_t d = c->width;
@@ -100,7 +104,8 @@ static void forward_in_double(const rvl_model_layout *l, const double *w, const 
   double x[LONGEST * WIDEST / 8], y[WIDEST];
   for (size_t s = 0; s < batch->sequences; s++) {
     size_t begin = batch->starts[s], length = batch->starts[s + 1] - begin;
-    assert_true(length * d <= sizeof x / sizeof *x && length <= LONGEST && d <= WIDEST && l->config.hidden <= 4 * WIDEST);
+    assert_true(length * d <= sizeof x / sizeof *x && length <= LONGEST && d <= WIDEST &&
+                l->config.hidden <= 4 * WIDEST);
     for (size_t t = 0; t < length; t++) {
       for (size_t i = 0; i < d; i++) {
         x[t * d + i] = w[l->token + (size_t)batch->ids[begin + t] * d + i];
@@ -144,7 +149,8 @@ static situation *begin(const rvl_model_config *config, const uint32_t *lengths,
   s->transformer = rvl_transformer_new(&s->layout, &blas);
   assert_non_null(s->transformer);
   s->random = rvl_random_of(11);
-  s->batch = (rvl_batch){.sequences = sequences, .ids = s->ids, .starts = s->starts, .mask = masked > 0 ? s->mask : NULL};
+  s->batch = (rvl_batch){.sequences = sequences, .ids = s->ids, .starts = s->starts,
+                         .mask = masked > 0 ? s->mask : NULL};
   for (size_t i = 0; i < sequences; i++) s->starts[i + 1] = s->starts[i] + lengths[i];
   s->batch.tokens = s->starts[sequences];
   for (size_t i = 0; i < s->batch.tokens; i++) {
@@ -161,7 +167,8 @@ static situation *begin(const rvl_model_config *config, const uint32_t *lengths,
       s->weights[t->offset + k] = (float)(centre + 0.3 * rvl_random_normal(&s->random));
     }
   }
-  for (size_t i = 0; i < s->batch.tokens * config->vocabulary; i++) s->slopes[i] = (float)rvl_random_normal(&s->random);
+  size_t logits = s->batch.tokens * config->vocabulary;
+  for (size_t i = 0; i < logits; i++) s->slopes[i] = (float)rvl_random_normal(&s->random);
   return s;
 }
 
@@ -174,7 +181,8 @@ static void end(situation *s) {
   free(s);
 }
 
-static void run_backward(situation *s, const rvl_batch *batch, const float *slopes, const bool *wanted, float *gradient) {
+static void run_backward(situation *s, const rvl_batch *batch, const float *slopes, const bool *wanted,
+                         float *gradient) {
   float *logits = rvl_transformer_forward(s->transformer, s->weights, batch);
   assert_non_null(logits);
   memcpy(logits, slopes, batch->tokens * s->layout.config.vocabulary * sizeof *logits);
@@ -222,8 +230,9 @@ static void check_gradients(situation *s, size_t step) {
 
 /* ------------------------------------------------------------------------------------------------- tests */
 
-static const rvl_model_config small = {.vocabulary = 11, .width = 16, .layers = 2, .heads = 2, .hidden = 24, .context = 64,
-                                       .positions = RVL_POSITIONS_ROTARY, .rotary_base = 10000, .norm_epsilon = 1e-5f};
+static const rvl_model_config small = {.vocabulary = 11, .width = 16, .layers = 2, .heads = 2, .hidden = 24,
+                                       .context = 64, .positions = RVL_POSITIONS_ROTARY, .rotary_base = 10000,
+                                       .norm_epsilon = 1e-5f};
 
 static void test_gradients(void **state) {
   (void)state;
@@ -242,7 +251,8 @@ static void test_gradients(void **state) {
 static void test_odd_sizes(void **state) {
   (void)state;
   static const uint32_t lengths[] = {3, 4};
-  static const uint32_t sizes[][4] = {{6, 1, 1, 5}, {10, 3, 5, 13}, {12, 1, 3, 1}, {14, 2, 1, 30}};   /* width … hidden */
+  /* width, layers, heads, hidden */
+  static const uint32_t sizes[][4] = {{6, 1, 1, 5}, {10, 3, 5, 13}, {12, 1, 3, 1}, {14, 2, 1, 30}};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     rvl_model_config c = small;
     c.width = sizes[i][0];
@@ -283,7 +293,8 @@ static void test_packing(void **state) {
   for (size_t i = 0; i < 4; i++) {
     uint32_t starts[2] = {0, lengths[i]};
     size_t at = s->starts[i];
-    rvl_batch one = {.sequences = 1, .tokens = lengths[i], .ids = s->ids + at, .starts = starts, .mask = s->mask + at};
+    rvl_batch one = {.sequences = 1, .tokens = lengths[i], .ids = s->ids + at, .starts = starts,
+                     .mask = s->mask + at};
     const float *logits = rvl_transformer_forward(s->transformer, s->weights, &one);
     assert_non_null(logits);
     for (size_t k = 0; k < lengths[i] * v; k++) assert_true(fabsf(logits[k] - all[at * v + k]) < 1e-5f);
