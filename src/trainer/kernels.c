@@ -78,8 +78,8 @@ static void adamw(size_t n, const rvl_adamw *step, const float *gradient, float 
 #pragma omp simd
   for (size_t i = 0; i < n; i++) {
     float g = gradient[i] * s.scale;
-    m[i] += (1.0f - s.beta1) * (g - m[i]);
-    v[i] = s.beta2 * v[i] + (1.0f - s.beta2) * (g * g);
+    m[i] += s.rest1 * (g - m[i]);
+    v[i] = s.beta2 * v[i] + s.rest2 * (g * g);
     weights[i] = weights[i] * s.decay - s.rate * (m[i] / (sqrtf(v[i]) / s.root + s.epsilon));
   }
 }

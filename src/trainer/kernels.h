@@ -36,7 +36,7 @@ static inline size_t rvl_head_scratch(size_t length, size_t width) {
 /* What PyTorch's AdamW does in one step. */
 typedef struct rvl_adamw {
   float scale;                 /* of the gradient: clipping */
-  float beta1, beta2;
+  float beta1, beta2, rest1, rest2;   /* rest: 1 - beta of the doubles, which floats would round off */
   float epsilon;
   float decay;                 /* 1 - lr · weight_decay */
   float rate;                  /* lr / (1 - beta1^step) */
