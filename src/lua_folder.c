@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -124,15 +125,28 @@ static bool write_all(int fd, const char *bytes, size_t length) {
   return true;
 }
 
-/* The name of a file is safe only once its folder is. */
-static bool sync_folder_of(lua_State *L, const char *path) {
-  const char *slash = strrchr(path, '/');
-  const char *folder = slash == NULL ? "." : slash == path ? "/" : lua_pushlstring(L, path, (size_t)(slash - path));
-  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+/* The names in a folder are safe only once it is itself. */
+static bool sync_folder(const char *path) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return false;
   bool ok = fsync(fd) == 0 || errno == EINVAL;   /* some file systems cannot */
+  int code = errno;
   close(fd);
+  errno = code;
   return ok;
+}
+
+static bool sync_folder_of(lua_State *L, const char *path) {
+  const char *slash = strrchr(path, '/');
+  return sync_folder(slash == NULL ? "." : slash == path ? "/" : lua_pushlstring(L, path, (size_t)(slash - path)));
+}
+
+/* sync(path) → true: what was renamed in this folder stays so when the power fails */
+static int folder_sync(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  if (!sync_folder(path)) return failed(L, path);
+  lua_pushboolean(L, 1);
+  return 1;
 }
 
 /* replace(path, bytes) → true: afterwards the file holds these bytes, or, whatever happens, its old ones */
@@ -163,9 +177,20 @@ static int folder_replace(lua_State *L) {
   return 1;
 }
 
+/* executable() → path of the program that runs, or nil */
+static int folder_executable(lua_State *L) {
+  char path[PATH_MAX];
+  ssize_t length = readlink("/proc/self/exe", path, sizeof path);
+  if (length <= 0 || length == sizeof path) return 0;
+  lua_pushlstring(L, path, (size_t)length);
+  return 1;
+}
+
 int rvl_open_folder(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"make", folder_make}, {"list", folder_list}, {"lock", folder_lock}, {"replace", folder_replace}, {NULL, NULL}};
+      {"make", folder_make},       {"list", folder_list}, {"lock", folder_lock},
+      {"replace", folder_replace}, {"sync", folder_sync}, {"executable", folder_executable},
+      {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -21,7 +21,7 @@ local function fail(message, hint)
   errors.raise{kind = "argument", message = WHERE .. ": " .. message, hint = hint}
 end
 
--- ----------------------------------------------------------------------------------------------------------- files
+-- ---------------------------------------------------------------------------------------------------------- files
 
 local FORMATS = {csv = "csv", tsv = "csv", jsonl = "jsonl", ndjson = "jsonl", json = "json"}
 local OWN_OPTIONS = {format = true, limit = true, max_rows = true}
@@ -131,7 +131,7 @@ local function load_file(source, options)
   return rows.new(list, nil, {source = path or "text"})
 end
 
--- --------------------------------------------------------------------------------------------------------- loading
+-- -------------------------------------------------------------------------------------------------------- loading
 
 -- Whether a text is meant as a file, though there is none.
 local function looks_like_file(text)
@@ -145,20 +145,24 @@ end
 --- Loads a data set into memory.
 ---
 --- **A file** (`load("rows.jsonl")`, also .ndjson, .json, .csv, .tsv, each plain or gzip; `{text = "…"}` with
---- `format` is the text itself): options `format` ("jsonl", "json", "csv") where the name does not say, `limit` (first
---- rows only), `max_rows` (1,000,000), and those of `river.datasets.csv` and `.jsonl` (`types`, `drop`, `columns`,
---- `delimiter`, `missing` …).
+--- `format` is the text itself): options `format` ("jsonl", "json", "csv") where the name does not say, `limit`
+--- (first rows only), `max_rows` (1,000,000), and those of `river.datasets.csv` and `.jsonl` (`types`, `drop`,
+--- `columns`, `delimiter`, `missing` …).
 ---
---- **A data set of the hub** (`load("openai/gsm8k", "main", {split = "train"})`, or `{config = "main", …}`): options
---- `config` (default: the only one, or "default"), `split` (the only one, or "train"), `limit`, `max_rows`; `cache`: a
---- folder (default: riverlua/datasets below XDG_CACHE_HOME or ~/.cache), false: none; `refresh` = false: true loads it
---- anew; `offline` = false (HF_DATASETS_OFFLINE, HF_HUB_OFFLINE): only what is in the cache; `token` (default HF_TOKEN,
---- which only goes to the hub's own host), false: none; `server` (default HF_DATASETS_SERVER, or the hub's);
---- `truncated` = "error" or "keep": rows that the server cut short; `concurrency` = 4, `attempts` = 6, `timeout` = 60
---- seconds until an answer begins; `proxy`, `ca_file`, `verify`.
+--- **A data set of the hub** (`load("openai/gsm8k", "main", {split = "train"})`, or `{config = "main", …}`):
+--- options `config` (default: the only one, or "default"), `split` (the only one, or "train"), `limit`,
+--- `max_rows`; `cache`: a folder (default: riverlua/datasets below XDG_CACHE_HOME or ~/.cache), false: none;
+--- `refresh` = false: true loads it anew; `offline` = false (HF_DATASETS_OFFLINE, HF_HUB_OFFLINE): only what is in
+--- the cache; `token` (default HF_TOKEN, which only goes to the hub's own host), false: none; `server` (default
+--- HF_DATASETS_SERVER, or the hub's); `truncated` = "error" or "keep": rows that the server cut short;
+--- `concurrency` = 4, `attempts` = 6, `timeout` = 60 seconds until an answer begins; `proxy`, `ca_file`, `verify`.
 ---
---- Raises kinds "argument", "protocol" (damaged files and answers), "limit", "storage" (the cache), and for the hub
---- "auth", "not_found", "rate_limit", "server" and what prevents an answer.
+--- **A task of the embedded trainer** (`load("embedded/digits", {split = "train"})`), made here: rows in the shape
+--- of GSM8K's that its small models can learn. Options `split` ("train" or "test"), `rows` (7,473 or 1,319; more
+--- of "train": up to 8,681), `limit`, `seed` (another order).
+---
+--- Raises kinds "argument", "protocol" (damaged files and answers), "limit", "storage" (the cache), and for the
+--- hub "auth", "not_found", "rate_limit", "server" and what prevents an answer.
 ---@param source string|{text: string}
 ---@param config string|table|nil the configuration, or the options
 ---@param options table|nil
@@ -185,7 +189,9 @@ function datasets.load(source, config, options)
     if options.config ~= nil then fail("the configuration is given twice") end
     all.config = config
   end
-  return rows.new(require("training.hub").load(source, all))
+  -- the embedded trainer's own are no files and are not downloaded
+  local own = source:find("^embedded/") and require("training.embedded.tasks")
+  return rows.new((own or require("training.hub")).load(source, all))
 end
 
 --- Rows of a list of tables; the list is copied, its tables are not.
