@@ -1,0 +1,258 @@
+--- The embedded training service: bytes of requests in, bytes of replies out, as a server of the River training
+-- API gives them. `training.embedded` reaches it without a network; `riverlua serve training` puts it on a socket.
+--
+-- The way of a call: `call` decodes it and finds its method (sessions, models, passes, optimizer, weights,
+-- sampling, batches, chat). What takes long is an operation in its model's lane, whose result is a future; it runs
+-- on the engine's thread. Refusals are those of training.embedded.refusal.
+
+local errors = require "riverlua.errors"
+local futures = require "training.embedded.futures"
+local lane = require "training.embedded.lane"
+local models = require "training.embedded.models"
+local protobuf = require "riverlua.protobuf"
+local refusal = require "training.embedded.refusal"
+local sessions = require "training.embedded.sessions"
+local sources = require "training.embedded.sources"
+local uploads = require "training.embedded.uploads"
+
+local service = {}
+
+local RPCS = protobuf.training:service("river.api.v1.RiverService").methods
+local STOP_SECONDS = 5
+
+local HANDLERS = {}
+for part in ("futures sessions models uploads passes optimizer weights sampling batches chat"):gmatch("%S+") do
+  for name, method in pairs(require("training.embedded." .. part).methods) do HANDLERS[name] = method end
+end
+
+---@class training.embedded.Call
+---@field method string
+---@field bytes string the request
+---@field timeout number|nil seconds that the caller has
+---@field metadata table<string, string>|nil
+
+---@class training.embedded.Service
+---@field closed boolean
+local Service = {}
+Service.__index = Service
+Service.__name = "training.embedded.Service"
+
+---@class training.embedded.Parts
+---@field core table riverlua.core.trainer, or something with its functions
+---@field store table see training.embedded.store
+---@field base_models table see training.embedded.base_models
+---@field folder string|nil of base models
+---@field threads integer|nil of the engine; nil: as many as the machine has processors
+---@field seed integer|nil of everything that is random; default: 0
+---@field api_key string|nil the only key that is taken from callers with metadata
+
+--- Makes a service. It works as soon as something is asked for.
+---@param parts training.embedded.Parts
+---@return training.embedded.Service
+function service.new(parts)
+  local self = setmetatable({core = parts.core, store = parts.store, base_models = parts.base_models,
+    folder = parts.folder, threads = parts.threads, seed = parts.seed or 0, api_key = parts.api_key,
+    closed = false, engine = false, bases = {}, sessions = {}, session_count = 0, models = {}, lanes = {},
+    lane = lane.new(), futures = futures.new(), promised = {}, uploads = {}, upload_count = 0, upload_bytes = 0,
+    batches = {}, batch_order = {}, calls = 0, in_flight = 0}, Service)
+  self.lanes[self.lane] = true
+  self.sources = sources.new(self)
+  self.seed_of = function(...) return models.seed(self.seed, ...) end
+  return self
+end
+
+-- ---- for its parts -------------------------------------------------------------------------------------------
+
+--- The engine, which is opened when it is first needed.
+function Service:open_engine()
+  if self.closed then errors.raise{kind = "closed", message = "this embedded service has been closed"} end
+  if not self.engine then self.engine = self.core.open{threads = self.threads} end
+  return self.engine
+end
+
+--- Names of the base models.
+---@return string[]
+function Service:base_names() return self.base_models.list{folder = self.folder} end
+
+local function not_supported(self, name)
+  refusal.wrong("%s is not supported: there are %s", name, table.concat(self:base_names(), ", "))
+end
+
+--- Refuses names that no base model has.
+---@param name string
+function Service:check_base(name)
+  if name == "" then refusal.wrong("base_model is empty") end
+  if self.bases[name] then return end
+  for _, known in ipairs(self:base_names()) do
+    if known == name then return end
+  end
+  not_supported(self, name)
+end
+
+--- A base model: {name, config, tensors}. Refused when there is none. The first time this may wait: a
+--- built-in one may have to be made.
+---@param name string
+function Service:base_model(name)
+  if name == "" then refusal.wrong("base_model is empty") end
+  local known = self.bases[name]
+  if known then return known end
+  self:check_base(name)
+  local ok, found = pcall(self.base_models.open, name, {folder = self.folder, engine = self:open_engine()})
+  if not ok and errors.is(found, "not_found") then not_supported(self, name) end
+  if not ok then error(found, 0) end
+  self.bases[name] = self.bases[name] or found
+  return self.bases[name]
+end
+
+--- Begins an operation whose result is one response.
+---@param call training.embedded.Call
+---@param options {model: training.embedded.Model|nil, lane: table|nil, session: table|nil, keep: boolean|nil,
+--- undo: fun()|nil}
+---@param run fun(): table gives the RetrieveFutureResponse
+---@return table AsyncResponse
+function Service:submit(call, options, run)
+  local model = options.model
+  local own = options.lane or model and model.lane or self.lane
+  local session = options.session or model and model.session
+  own:check_room(#call.bytes)
+  local future = self.futures:add{model_id = model and model.id, session = session}
+  own:push{size = #call.bytes, keep = options.keep, session = session, run = function()
+    future:begin()
+    future:finish(run())
+  end, fail = function(err)
+    if options.undo then options.undo() end
+    future:fail(err)
+  end}
+  return {request_id = future.id, type = call.method}
+end
+
+--- Forgets the uploads of a model.
+function Service:forget_uploads(model) uploads.forget_model(self, model) end
+
+--- Ends a model together with its session.
+function Service:end_model(model, reason) models.end_with_session(self, model, reason) end
+
+-- ---- calls ---------------------------------------------------------------------------------------------------
+
+local function check_key(self, metadata)
+  if not self.api_key or not metadata then return end
+  if metadata["x-api-key"] ~= self.api_key then
+    refusal.raise("UNAUTHENTICATED", "the API key is not valid")
+  end
+end
+
+local function decode(method, bytes)
+  local ok, request = pcall(RPCS[method].request.decode, RPCS[method].request, bytes)
+  if ok then return request end
+  if not errors.is(request, "protocol") then error(request, 0) end
+  refusal.wrong("the request cannot be decoded: %s", request.message)
+end
+
+-- What went wrong, as a status.
+local function explain(method, err)
+  if errors.is(err, "grpc") then return refusal.of_method(err, method) end
+  if errors.is(err) and (err.kind == "cancelled" or err.kind == "interrupted" or err.kind == "closed") then
+    return err
+  end
+  local no_room = errors.is(err, "memory") or errors.is(err, "limit")
+  local code = no_room and "RESOURCE_EXHAUSTED" or "INTERNAL"
+  local text = errors.is(err) and err.message .. (err.hint and (" (%s)"):format(err.hint) or "") or tostring(err)
+  local made = refusal.of_method(refusal.new(code, text), method)
+  made.cause = err
+  return made
+end
+
+local function handle(self, method, bytes, context)
+  if self.closed then errors.raise{kind = "closed", message = "this embedded service has been closed"} end
+  local handler = HANDLERS[method]
+  if not handler then refusal.raise("UNIMPLEMENTED", "there is no method %s", tostring(method)) end
+  check_key(self, context.metadata)
+  local call = {method = method, bytes = bytes, timeout = context.timeout, metadata = context.metadata}
+  return handler(self, decode(method, bytes), call)
+end
+
+local NONE = {}
+
+local function guarded(self, method, bytes, context)
+  self.calls, self.in_flight = self.calls + 1, self.in_flight + 1
+  local ok, reply = pcall(handle, self, method, bytes, context or NONE)
+  self.in_flight = self.in_flight - 1
+  if ok then return reply end
+  error(explain(method, reply), 0)
+end
+
+--- Answers a call. Only RetrieveFuture waits, until there is a result, at most 20 s and 0.9 of the time that there
+--- is.
+---@param method string "OptimStep"
+---@param bytes string the request
+---@param context {timeout: number|nil, metadata: table<string, string>|nil}|nil
+---@return string reply
+---Raises kind="grpc" as riverlua.grpc does: the service's refusals; kind="closed" after `close`.
+function Service:call(method, bytes, context)
+  local reply = guarded(self, method, bytes, context)
+  if type(reply) == "string" then return reply end
+  return RPCS[method].response:encode(reply)
+end
+
+--- The replies of a method that streams (RetrieveSamplingResults): an iterator. It waits before the first one
+--- until something can be said, at most a second.
+---@param method string
+---@param bytes string
+---@param context table|nil as for `call`
+---@return fun(): string|nil
+function Service:stream(method, bytes, context)
+  local replies, i = guarded(self, method, bytes, context), 0
+  if type(replies) ~= "table" or #replies == 0 and next(replies) then
+    error(explain(method, refusal.new("INTERNAL", "this method does not stream")), 0)
+  end
+  return function()
+    i = i + 1
+    return replies[i]
+  end
+end
+
+--- Whether a method answers with a stream.
+---@param method string
+---@return boolean
+function service.streams(method) return method == "RetrieveSamplingResults" end
+
+--- Ends sessions that have not been heard of for half an hour. Not for clients in this process: they send no
+--- heartbeats.
+---@param now number on riverlua.clock
+---@return integer count
+function Service:reap(now) return sessions.reap(self, now) end
+
+--- Ends a session, as there is no RPC for it.
+---@param id string
+function Service:end_session(id)
+  local session = self.sessions[id]
+  if session then sessions.close(self, session, ("session %s has been closed"):format(id)) end
+end
+
+--- Counts.
+function Service:stats()
+  return {calls = self.calls, in_flight = self.in_flight, connections = 0, sessions = self.session_count,
+    results = self.futures.count, pending = self.futures.pending}
+end
+
+--- Ends everything: operations under way fail, waiting calls raise kind "closed". When it returns, the engine's
+--- thread has ended.
+function Service:close()
+  if self.closed then return end
+  self.closed = true
+  local workers = {}
+  for own in pairs(self.lanes) do
+    local worker = own:stop("the service has been closed")
+    if worker then workers[#workers + 1] = worker end
+  end
+  self.futures:wake()
+  for _, worker in ipairs(workers) do worker:join(STOP_SECONDS) end
+  self.sources:close()
+  if self.engine then self.engine:close() end
+  self.store:close()
+  self.engine, self.sessions, self.models, self.lanes, self.uploads = false, {}, {}, {}, {}
+end
+
+Service.__close = Service.close
+
+return service
