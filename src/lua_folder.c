@@ -186,11 +186,25 @@ static int folder_executable(lua_State *L) {
   return 1;
 }
 
+/* sync_file(path) → true: what was written to a file, and its name, are on the disk */
+static int folder_sync_file(lua_State *L) {
+  const char *path = luaL_checkstring(L, 1);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return failed(L, path);
+  bool ok = fsync(fd) == 0;
+  int code = errno;
+  close(fd);
+  errno = code;
+  if (!ok || !sync_folder_of(L, path)) return failed(L, path);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
 int rvl_open_folder(lua_State *L) {
   static const luaL_Reg functions[] = {
       {"make", folder_make},       {"list", folder_list}, {"lock", folder_lock},
-      {"replace", folder_replace}, {"sync", folder_sync}, {"executable", folder_executable},
-      {NULL, NULL}};
+      {"replace", folder_replace}, {"sync", folder_sync}, {"sync_file", folder_sync_file},
+      {"executable", folder_executable}, {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -36,15 +36,6 @@ function progress.is_quiet()
   return (os.getenv("RIVERLUA_QUIET") or "") ~= ""
 end
 
--- Whether the terminal shows block characters, by the locale in the environment.
-local function has_blocks()
-  for _, name in ipairs{"LC_ALL", "LC_CTYPE", "LANG"} do
-    local value = os.getenv(name) or ""
-    if value ~= "" then return value:lower():find("utf%-?8") ~= nil end
-  end
-  return false
-end
-
 -- ---------------------------------------------------------------------------------------------------------
 -- Texts
 
@@ -243,7 +234,8 @@ function progress.bar(options)
   local now = clock()
   return setmetatable({
     total = options.total, label = options.label, unit = options.unit, stream = options.stream or io.stderr,
-    mode = progress.is_quiet() and "quiet" or on_terminal and "bar" or "lines", fine = on_terminal and has_blocks(),
+    mode = progress.is_quiet() and "quiet" or on_terminal and "bar" or "lines",
+    fine = on_terminal and terminal.is_utf8(),
     done = 0, started = now, drawn = now, said = 0, dirty = false, over = false, width = MAX_BAR,
   }, Bar)
 end

@@ -41,6 +41,16 @@ function terminal.size(stream)
   return core.size(DESCRIPTORS[stream])
 end
 
+--- Whether the locale in the environment is one of UTF-8.
+---@return boolean
+function terminal.is_utf8()
+  for _, name in ipairs{"LC_ALL", "LC_CTYPE", "LANG"} do
+    local value = os.getenv(name) or ""
+    if value ~= "" then return value:lower():find("utf%-?8") ~= nil end
+  end
+  return false
+end
+
 --- The columns that a line of text takes. Bytes that are no UTF-8 count one each.
 ---@param text string
 ---@return integer

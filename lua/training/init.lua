@@ -29,7 +29,8 @@ local MODULES = {nest = "training.nest", datasets = "training.datasets", rewards
   pricing = "training.pricing", progress = "training.progress", loss_graph = "training.loss_graph"}
 local FUNCTIONS = {
   LoraConfig = {"training.lora", "LoraConfig"}, BuiltinLoss = {"training.losses", "BuiltinLoss"},
-  resumable = {"training.resumable", "resumable"}, grpo_data = {"training.datum", "grpo_data"},
+  Run = {"training.run", "Run"}, resumable = {"training.resumable", "resumable"},
+  grpo_data = {"training.datum", "grpo_data"},
 }
 
 return lazy.module("training", training, MODULES, FUNCTIONS)

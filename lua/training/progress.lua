@@ -45,11 +45,11 @@ end
 ---@field state any what the script wants to find again
 ---@field done boolean|nil the run came to its end
 
----@class training.Run
+---@class training.RunFile
 ---@field path string
 local Run = {}
 Run.__index = Run
-Run.__name = "training.Run"
+Run.__name = "training.RunFile"
 
 -- The bytes of a file; nil when it is not there.
 local function read_file(path)
@@ -98,7 +98,7 @@ local OPEN_OPTIONS = {every = true, seconds = true, backup = true, lock = true}
 --- Raises kind "storage" when the folder cannot be used, or another process works on the run.
 ---@param path string
 ---@param options {every: integer|nil, seconds: number|nil, backup: boolean|nil, lock: boolean|nil}|nil
----@return training.Run
+---@return training.RunFile
 function progress.open(path, options)
   local where = "progress.open"
   errors.expect(where, "path", path, "string")
@@ -235,7 +235,7 @@ end
 Run.__close = Run.close
 Run.__gc = Run.close
 
-function Run:__tostring() return ("training.Run(%s)"):format(self.path) end
+function Run:__tostring() return ("training.RunFile(%s)"):format(self.path) end
 
 errors.want_colon(Run, "run")
 

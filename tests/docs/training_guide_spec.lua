@@ -46,5 +46,19 @@ describe("docs/training.md", function()
     end
   end)
 
+  it("speaks of every option and method of a run", function()
+    local training = require "training"
+    local _, err = pcall(training.Run, {zzzzzzzz = 1})
+    local about = text:match("## 8%.(.-)\n## ")
+    for name in err.message:match("known: (.*)$"):gmatch("[%w_]+") do
+      assert.truthy(about:find("`" .. name .. "`", 1, true), name .. " is not described")
+    end
+    for name in docs.read_file("lua/training/run.lua"):gmatch("\nfunction Run:([%l_]+)") do
+      if not name:find("^_") and name ~= "close" then
+        assert.truthy(about:find(":" .. name, 1, true), name .. " is not described")
+      end
+    end
+  end)
+
   docs.describe_links({it = it}, "docs/training.md", 10)
 end)
