@@ -394,6 +394,7 @@ static void on_data(rvl_http2_stream *s, const char *data, size_t length) {
       end_with(c, RVL_GRPC_RESOURCE_EXHAUSTED, RVL_HTTP2_CANCEL, "a message of the answer is larger than max_message");
       return;
     case RVL_GRPC_COMPRESSED:
+    case RVL_GRPC_DAMAGED:
       end_with(c, RVL_GRPC_INTERNAL, RVL_HTTP2_CANCEL, "the server sent a compressed message, which was not agreed");
       return;
     case RVL_GRPC_NO_MEMORY:

@@ -1,7 +1,9 @@
 #include "grpc_message.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #define FIRST_ROOM (64u * 1024u)   /* what a length alone is trusted with */
 #define COST (sizeof(rvl_grpc_message) + 16)   /* of an empty message */
@@ -29,6 +31,7 @@ static void finish(rvl_grpc_decoder *d) {
   d->prefix_length = 0;
   d->room = 0;
   m->next = NULL;
+  m->compressed = d->prefix[0] != 0;
   if (d->first == NULL) d->first = m;
   else *d->last = m;
   d->last = &m->next;
@@ -39,7 +42,7 @@ static void finish(rvl_grpc_decoder *d) {
 /* The five bytes are there. */
 static rvl_grpc_verdict begin(rvl_grpc_decoder *d) {
   const unsigned char *p = d->prefix;
-  if (p[0] != 0) return RVL_GRPC_COMPRESSED;
+  if (p[0] > (d->takes_compressed ? 1 : 0)) return RVL_GRPC_COMPRESSED;
   d->wanted = (size_t)p[1] << 24 | (size_t)p[2] << 16 | (size_t)p[3] << 8 | (size_t)p[4];
   if (d->wanted > d->max_message) return RVL_GRPC_TOO_LARGE;
   if (!grow(d, 0)) return RVL_GRPC_NO_MEMORY;
@@ -89,5 +92,66 @@ void rvl_grpc_decoder_free(rvl_grpc_decoder *d) {
   rvl_grpc_message *m;
   while ((m = rvl_grpc_decoder_take(d)) != NULL) free(m);
   rvl_grpc_decoder_cut(d);
-  *d = (rvl_grpc_decoder){.max_message = d->max_message};
+  *d = (rvl_grpc_decoder){.max_message = d->max_message, .takes_compressed = d->takes_compressed};
+}
+
+/* ---- compressed ones ---------------------------------------------------------------------------------- */
+
+static uInt at_most(size_t n) { return n < INT_MAX ? (uInt)n : INT_MAX; }
+
+/* Grows the message that `z` writes into; false: no memory. */
+static bool make_room(rvl_grpc_message **out, size_t *room, size_t most, z_stream *z) {
+  size_t grown = *room == 0 ? FIRST_ROOM : *room * 2;
+  if (grown > most) grown = most;
+  rvl_grpc_message *m = realloc(*out, sizeof *m + grown);
+  if (m == NULL) return false;
+  if (*out == NULL) m->length = 0;
+  *out = m;
+  *room = grown;
+  z->next_out = (Bytef *)m->data + m->length;
+  z->avail_out = at_most(grown - m->length);
+  return true;
+}
+
+static rvl_grpc_verdict inflate_all(z_stream *z, const rvl_grpc_message *from, rvl_grpc_message **out, size_t most) {
+  size_t room = 0, left = from->length;
+  int status = Z_OK;
+  z->next_in = (z_const Bytef *)from->data;
+  while (status != Z_STREAM_END) {
+    if (z->avail_out == 0) {   /* one byte more than allowed: so that it shows that there are more */
+      if (*out != NULL && room == most + 1) return RVL_GRPC_TOO_LARGE;
+      if ((*out == NULL || (*out)->length == room) && !make_room(out, &room, most + 1, z)) return RVL_GRPC_NO_MEMORY;
+    }
+    if (z->avail_in == 0) {
+      z->avail_in = at_most(left);
+      left -= z->avail_in;
+    }
+    uInt before = z->avail_out;
+    status = inflate(z, Z_NO_FLUSH);
+    (*out)->length += before - z->avail_out;
+    if (status == Z_MEM_ERROR) return RVL_GRPC_NO_MEMORY;
+    if (status != Z_OK && status != Z_STREAM_END && !(status == Z_BUF_ERROR && z->avail_out == 0))
+      return RVL_GRPC_DAMAGED;
+    if (status == Z_OK && z->avail_in == 0 && left == 0 && z->avail_out > 0) return RVL_GRPC_DAMAGED;
+  }
+  if (z->avail_in > 0 || left > 0) return RVL_GRPC_DAMAGED;
+  return (*out)->length > most ? RVL_GRPC_TOO_LARGE : RVL_GRPC_GOOD;
+}
+
+rvl_grpc_verdict rvl_grpc_message_inflate(rvl_grpc_message **message, size_t most) {
+  enum { EITHER = 15 + 32 };
+  z_stream z = {0};
+  rvl_grpc_message *out = NULL;
+  if (inflateInit2(&z, EITHER) != Z_OK) return RVL_GRPC_NO_MEMORY;
+  rvl_grpc_verdict verdict = inflate_all(&z, *message, &out, most);
+  inflateEnd(&z);
+  if (verdict != RVL_GRPC_GOOD) {
+    free(out);
+    return verdict;
+  }
+  out->compressed = false;
+  out->next = NULL;
+  free(*message);
+  *message = out;
+  return RVL_GRPC_GOOD;
 }

@@ -1,5 +1,5 @@
 /*
-** The messages in the body of a gRPC answer: each with five bytes before it. Pure.
+** The messages in the body of a gRPC request or answer: each with five bytes before it. Pure.
 */
 #ifndef RVL_GRPC_MESSAGE_H
 #define RVL_GRPC_MESSAGE_H
@@ -13,6 +13,7 @@
 typedef struct rvl_grpc_message {
   struct rvl_grpc_message *next;
   size_t length;
+  bool compressed;
   char data[];
 } rvl_grpc_message;
 
@@ -20,12 +21,14 @@ typedef enum rvl_grpc_verdict {
   RVL_GRPC_GOOD,
   RVL_GRPC_TOO_LARGE,
   RVL_GRPC_COMPRESSED,    /* or otherwise not as it was agreed */
-  RVL_GRPC_NO_MEMORY
+  RVL_GRPC_NO_MEMORY,
+  RVL_GRPC_DAMAGED        /* what is compressed cannot be inflated */
 } rvl_grpc_verdict;
 
-/* Zero-initialise but for `max_message`. */
+/* Zero-initialise but for the first two. */
 typedef struct rvl_grpc_decoder {
   size_t max_message;
+  bool takes_compressed;
   rvl_grpc_message *first, **last;   /* the whole messages, oldest first */
   size_t queued;            /* what it takes to keep them, in bytes */
   size_t count;             /* how many there have been */
@@ -45,6 +48,8 @@ rvl_grpc_message *rvl_grpc_decoder_take(rvl_grpc_decoder *decoder);
 /* Frees what has come of a message that is not whole; nothing more may be fed. */
 void rvl_grpc_decoder_cut(rvl_grpc_decoder *decoder);
 void rvl_grpc_decoder_free(rvl_grpc_decoder *decoder);
+/* Replaces a compressed message (gzip or zlib) by what it unfolds to, which is at most so long. */
+rvl_grpc_verdict rvl_grpc_message_inflate(rvl_grpc_message **message, size_t most);
 /* Writes what goes before a message. */
 void rvl_grpc_write_prefix(unsigned char out[RVL_GRPC_PREFIX], size_t length);
 

@@ -72,6 +72,24 @@ size_t rvl_grpc_write_timeout(char out[RVL_GRPC_TIMEOUT_SIZE], uint64_t ns) {
   return (size_t)snprintf(out, RVL_GRPC_TIMEOUT_SIZE, "%llu%c", (unsigned long long)value, letter);
 }
 
+bool rvl_grpc_read_timeout(const char *value, size_t length, uint64_t *ns) {
+  static const struct { char letter; uint64_t unit; } units[] = {
+      {'n', 1}, {'u', 1000}, {'m', 1000000}, {'S', 1000000000}, {'M', UINT64_C(60000000000)},
+      {'H', UINT64_C(3600000000000)}};
+  uint64_t number = 0;
+  if (length < 2 || length > 9) return false;
+  for (size_t i = 0; i < length - 1; i++) {
+    if (value[i] < '0' || value[i] > '9') return false;
+    number = number * 10 + (uint64_t)(value[i] - '0');
+  }
+  for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+    if (units[i].letter != value[length - 1]) continue;
+    *ns = number <= UINT64_MAX / units[i].unit ? number * units[i].unit : UINT64_MAX;
+    return true;
+  }
+  return false;
+}
+
 /* ---- percent-encoding -------------------------------------------------------------------------------- */
 
 static int hex_digit(char c) {
@@ -93,6 +111,23 @@ bool rvl_grpc_append_decoded(rvl_bytes *out, const char *text, size_t length) {
       }
     }
     out->data[out->length++] = c;
+  }
+  return true;
+}
+
+bool rvl_grpc_append_encoded(rvl_bytes *out, const char *text, size_t length, size_t most) {
+  static const char hex[] = "0123456789ABCDEF";
+  size_t whole = out->length, start = out->length;   /* up to where the characters are whole */
+  for (size_t i = 0; i < length; i++) {
+    unsigned char c = (unsigned char)text[i];
+    bool plain = c >= ' ' && c <= '~' && c != '%';
+    if ((c & 0xc0) != 0x80) whole = out->length;
+    if (out->length - start + (plain ? 1 : 3) > most) {
+      out->length = whole;
+      return true;
+    }
+    char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
+    if (!rvl_bytes_append(out, plain ? &text[i] : escaped, plain ? 1 : 3)) return false;
   }
   return true;
 }

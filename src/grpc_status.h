@@ -40,9 +40,13 @@ rvl_grpc_code rvl_grpc_code_of_reset(uint32_t error);
 #define RVL_GRPC_TIMEOUT_SIZE 12
 /* Writes the value of grpc-timeout, never less than `ns`; returns its length. */
 size_t rvl_grpc_write_timeout(char out[RVL_GRPC_TIMEOUT_SIZE], uint64_t ns);
+/* The value of grpc-timeout in nanoseconds (of centuries as many as fit); false: it is none. */
+bool rvl_grpc_read_timeout(const char *value, size_t length, uint64_t *ns);
 
 /* Appends what a percent-encoded text means; what is not encoded rightly stays as it is. false: no memory. */
 bool rvl_grpc_append_decoded(rvl_bytes *out, const char *text, size_t length);
+/* Appends a text as it is written into grpc-message, at most so many bytes of it: between two characters of UTF-8. */
+bool rvl_grpc_append_encoded(rvl_bytes *out, const char *text, size_t length, size_t most);
 
 bool rvl_grpc_is_binary(const char *name, size_t length);   /* ends in -bin */
 /* Base64 with or without padding → `*written` bytes; `out` has room for `length`. false: it is none. */

@@ -1,6 +1,7 @@
 /* riverlua.core.grpc: channels and calls for lua/riverlua/grpc.lua, which gives them meaning. */
 #include "block.h"
 #include "grpc_channel.h"
+#include "lua_metadata.h"
 #include "runtime.h"
 
 #include <nghttp2/nghttp2.h>
@@ -40,68 +41,16 @@ static uint64_t check_ns(lua_State *L, int arg) {
 static int metadata_new(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   rvl_runtime_check_open(L, rvl_upvalue_runtime(L));
-  lua_Integer n = luaL_len(L, 1);
   rvl_grpc_metadata *metadata = lua_newuserdatauv(L, sizeof *metadata, 0);
   *metadata = (rvl_grpc_metadata){0};
   luaL_setmetatable(L, METADATA);
-  for (lua_Integer i = 1; i < n; i += 2) {
-    size_t name_length, value_length;
-    lua_rawgeti(L, 1, i);
-    lua_rawgeti(L, 1, i + 1);
-    const char *name = luaL_checklstring(L, -2, &name_length);
-    const char *value = luaL_checklstring(L, -1, &value_length);
-    const char *why = rvl_grpc_metadata_add(metadata, name, name_length, value, value_length);
-    if (why != NULL) return rvl_raise(L, "argument", NULL, "metadata '%s': %s", name, why);
-    lua_pop(L, 2);
-  }
+  rvl_add_metadata(L, 1, metadata);
   return 1;
 }
 
 static int metadata_gc(lua_State *L) {
   rvl_grpc_metadata_free(luaL_checkudata(L, 1, METADATA));
   return 0;
-}
-
-/* The bytes of one or several values in base64, joined as texts are; what is none stays as it is. */
-static void push_bytes(lua_State *L, const char *text, size_t length) {
-  luaL_Buffer out;
-  char *at = luaL_buffinitsize(L, &out, length * 2 + 1);
-  size_t used = 0, n;
-  for (const char *end = text + length, *next; text <= end; text = next + 1) {
-    next = memchr(text, ',', (size_t)(end - text));
-    if (next == NULL) next = end;
-    if (used > 0) used += (size_t)(stpcpy(at + used, ", ") - (at + used));
-    size_t given = (size_t)(next - text);
-    if (!rvl_grpc_from_base64(at + used, text, given, &n)) memcpy(at + used, text, n = given);
-    used += n;
-  }
-  luaL_pushresultsize(&out, used);
-}
-
-/* Adds a value to what its name has so far. */
-static void add_to_table(lua_State *L, int table, const rvl_grpc_header *h) {
-  lua_pushlstring(L, h->name, h->name_length);
-  if (rvl_grpc_is_binary(h->name, h->name_length)) push_bytes(L, h->value, h->value_length);
-  else lua_pushlstring(L, h->value, h->value_length);
-  lua_pushvalue(L, -2);
-  if (lua_rawget(L, table) == LUA_TSTRING) {
-    lua_pushliteral(L, ", ");
-    lua_rotate(L, -3, 2);   /* value, before, ", " → before, ", ", value */
-    lua_concat(L, 3);
-  } else {
-    lua_pop(L, 1);
-  }
-  lua_rawset(L, table);
-}
-
-static int push_metadata(lua_State *L, const rvl_grpc_metadata *metadata) {
-  rvl_grpc_header h;
-  size_t at = 0;
-  luaL_checkstack(L, 8, "no room for headers");
-  lua_createtable(L, 0, (int)metadata->count);
-  int table = lua_gettop(L);
-  while (rvl_grpc_metadata_next(metadata, &at, &h)) add_to_table(L, table, &h);
-  return 1;
 }
 
 /* ---- channels ---------------------------------------------------------------------------------------- */
@@ -330,7 +279,7 @@ static int headers_k(lua_State *L, int status, lua_KContext ctx) {
   if (status == LUA_YIELD) woken(L, box);
   if (!box->call.answered && !box->call.done)
     return rvl_wait_counted(L, &box->waiting, &box->changed, -1, ctx, headers_k);
-  return push_metadata(L, &box->call.headers);
+  return rvl_push_metadata(L, &box->call.headers);
 }
 
 /* headers() → name → value; waits for them */
@@ -341,7 +290,7 @@ static int call_headers(lua_State *L) {
 }
 
 /* trailers() → name → value; empty before the end */
-static int call_trailers(lua_State *L) { return push_metadata(L, &check_call(L)->call.trailers); }
+static int call_trailers(lua_State *L) { return rvl_push_metadata(L, &check_call(L)->call.trailers); }
 
 static void set_flag(lua_State *L, const char *name, bool value) {
   lua_pushboolean(L, value);
@@ -379,7 +328,7 @@ static int call_failure(lua_State *L) {
   set_flag(L, "sent", c->sent);
   set_flag(L, "local_deadline", c->local_deadline);
   set_flag(L, "closed", c->closed);
-  push_metadata(L, &c->trailers);
+  rvl_push_metadata(L, &c->trailers);
   lua_setfield(L, -2, "trailers");
   return 1;
 }

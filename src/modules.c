@@ -25,6 +25,7 @@ static const luaL_Reg core_modules[] = {
     {"riverlua.core.heartbeat", rvl_open_heartbeat},
     {"riverlua.core.regex", rvl_open_regex},
     {"riverlua.core.grpc", rvl_open_grpc},
+    {"riverlua.core.grpc_server", rvl_open_grpc_server},
     {"riverlua.core.protobuf", rvl_open_protobuf},
     {"riverlua.core.array", rvl_open_array},
     {"riverlua.core.nest", rvl_open_nest},

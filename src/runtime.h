@@ -181,6 +181,7 @@ int rvl_open_digest(lua_State *L);
 int rvl_open_websocket(lua_State *L);
 int rvl_open_regex(lua_State *L);
 int rvl_open_grpc(lua_State *L);
+int rvl_open_grpc_server(lua_State *L);
 int rvl_open_protobuf(lua_State *L);
 int rvl_open_array(lua_State *L);
 int rvl_open_nest(lua_State *L);

@@ -5,7 +5,7 @@ local errors = require "riverlua.errors"
 local serve_command = {}
 
 -- Service → module whose field `command` says how it is served: see river.serve.
-local SERVICES = {modelriver = "modelriver.serve", river = "river.serve"}
+local SERVICES = {modelriver = "modelriver.serve", river = "river.serve", training = "training.serve"}
 
 local COMMON = [[
   --json          say where it listens as one line of JSON (port, pid, url), for programs

@@ -7,6 +7,8 @@
 //	narrow                          two calls at a time on a connection
 //	control                         HTTP: /stats, /log, /reset, /wait?calls=N&cancelled=N&given_up=N&running=N
 //
+// `server client HOST:PORT` is the other side instead: the public cases of grpc-go's client, against somebody's server.
+//
 // A call with the metadata `x-test-hold` is held until its client gives up or its time is over.
 package main
 
@@ -154,7 +156,11 @@ func run() error {
 }
 
 func main() {
-	if err := run(); err != nil {
+	work := run
+	if len(os.Args) == 3 && os.Args[1] == "client" {
+		work = func() error { return judge(os.Args[2]) }
+	}
+	if err := work(); err != nil {
 		log.Fatal(err)
 	}
 }
