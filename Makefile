@@ -197,6 +197,15 @@ curl8: $(BUILD)/curl8/ready ## libcurl 8 of Debian's backports beside an older o
 $(BUILD)/curl8/ready: tests/newer_libcurl.sh | $(BUILD)/venv/ready
 	$(Q)$< $(@D)
 
+# PyTorch, against which the trainer is proved and measured: a large download, so only when asked for.
+.PHONY: torch
+torch: $(BUILD)/torch/ready ## PyTorch in build/torch, for the trainer's live tests and benchmarks
+
+$(BUILD)/torch/ready: tests/requirements-torch.txt
+	$(Q)python3 -m venv $(BUILD)/torch
+	$(Q)$(BUILD)/torch/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(Q)touch $@
+
 # ---- using --------------------------------------------------------------------------------------------
 
 # $(MAKE) again: what pkg-config says is asked for after the packages are there

@@ -5,7 +5,7 @@
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
 this must have riverapi, river, openai and river-client (tests/requirements*.txt); wrk and lua5.4 are needed for two of
 the rows. Exit status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once,
-embedded, sse, sse_flat, jobs, delta, grpc, backward, first_call, idle, latency.
+embedded, sse, sse_flat, jobs, delta, grpc, backward, first_call, idle, latency, train, sample, peak, demo.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import trainer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
@@ -467,6 +469,27 @@ class Bench:
         self.row("once: peak MB", middle("lua", "peak_kb") / 1024, 14, "down",
                  "python %.0f MB" % (middle("python", "peak_kb") / 1024))
 
+    def peer(self):
+        python = trainer.torch_python()
+        if not python:
+            print("     trainer: PyTorch is not there, so these are our figures alone; `make torch` gets it")
+        return python
+
+    def train(self):
+        """Forward, backward and AdamW of the embedded trainer beside PyTorch."""
+        trainer.speed(self, self.peer(), sample=False)
+
+    def sample(self):
+        """Sampling with a cache of keys and values beside PyTorch."""
+        trainer.speed(self, self.peer(), train=False)
+
+    def peak(self):
+        """Memory of the same work."""
+        trainer.peak(self, self.peer())
+
+    def demo(self):
+        trainer.demo(self)
+
     @staticmethod
     def ratio(above, below):
         """The median of the ratios of runs that stood next to each other."""
@@ -474,7 +497,8 @@ class Bench:
 
 
 BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded", "sse",
-              "sse_flat", "jobs", "delta", "grpc", "backward", "first_call", "idle", "latency")
+              "sse_flat", "jobs", "delta", "grpc", "backward", "first_call", "idle", "latency", "train", "sample", "peak",
+              "demo")
 
 
 def main():

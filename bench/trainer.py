@@ -1,0 +1,157 @@
+"""Rows of the embedded trainer beside PyTorch on the CPU: see README.md. Used by run.py."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(HERE)
+THREADS = 2
+
+# (width, layers, vocabulary, tokens, batch), steps of a round, target
+TRAINED = (((128, 4, 64, 64, 32), 8, 1.3), ((128, 4, 256, 128, 128), 1, 1.3),
+           ((64, 2, 64, 64, 128), 10, 1.5), ((64, 2, 256, 24, 256), 12, 1.5))
+# (width, layers, vocabulary, prompt, new), (batch, times in a round, target)
+SAMPLED = (((128, 4, 256, 16, 48), ((1, 10, 5), (32, 6, 2), (128, 2, 2))),
+           ((64, 2, 256, 16, 48), ((1, 20, 5), (32, 10, 2), (128, 6, 2))))
+# the same work in a process of its own
+PEAK = (("d128", ("train 128 4 256 128 128 2", "sample 128 4 256 16 48 128 2")),
+        ("d64", ("train 64 2 256 24 256 4", "sample 64 2 256 16 48 256 4")))
+
+
+def torch_python():
+    """A Python with PyTorch, or None."""
+    path = os.environ.get("RIVERLUA_TORCH_PYTHON") or os.path.join(TOP, "build", "torch", "bin", "python")
+    try:
+        done = subprocess.run([path, "-c", "import torch, numpy"], stderr=subprocess.DEVNULL, check=False)
+    except OSError:
+        return None
+    return path if done.returncode == 0 else None
+
+
+class Worker:
+    """A process that does what a line says and answers with a line of JSON."""
+
+    def __init__(self, words):
+        self.words = words
+        # what spins while it waits would be paid for by the other side
+        self.child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP,
+                                      env=dict(os.environ, OMP_NUM_THREADS=str(THREADS)))
+
+    def ask(self, what, *numbers):
+        self.child.stdin.write(" ".join(map(str, (what, *numbers))) + "\n")
+        self.child.stdin.flush()
+        line = self.child.stdout.readline()
+        if not line:
+            raise SystemExit("failed: " + " ".join(self.words))
+        return json.loads(line)
+
+    def rate(self, what, *numbers):
+        told = self.ask(what, *numbers)
+        return told["tokens"] / told["seconds"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.stdin.close()
+        self.child.wait()
+
+
+def work_of(shape):
+    """Floating-point operations of a token, forward and backward: the matrices, and half of the attention."""
+    width, layers, vocabulary, tokens, _ = shape
+    return 6 * (12 * width * width * layers + width * vocabulary) + 6 * tokens * width * layers
+
+
+def commands(bench, python):
+    found = {"riverlua": [bench.riverlua, os.path.join(HERE, "trainer_embedded.lua"), str(THREADS)]}
+    if python:
+        found["torch"] = [python, os.path.join(HERE, "trainer_torch.py"), str(THREADS)]
+    return found
+
+
+def interleaved(bench, workers, what, *numbers):
+    """Rates of rounds that stand next to each other, who is first changing from one to the next."""
+    rates = {name: [] for name in workers}
+    for worker in workers.values():   # memory, caches
+        worker.ask(what, *numbers)
+    for number in range(max(5, bench.runs)):
+        for name in sorted(workers, reverse=number % 2 == 1):
+            rates[name].append(workers[name].rate(what, *numbers))
+    return rates
+
+
+def told(bench, name, rates, target, detail=""):
+    """A row, or without the peer only our figure."""
+    ours = statistics.median(rates["riverlua"])
+    if "torch" not in rates:
+        print("     %-52s %10.0f tokens/s   %s" % (name, ours, detail), flush=True)
+        return
+    bench.row(name, bench.ratio(rates["riverlua"], rates["torch"]), target, "up",
+              "tokens/s: riverlua %.0f, PyTorch %.0f%s" % (ours, statistics.median(rates["torch"]),
+                                                          detail and ", " + detail))
+
+
+def speed(bench, python, train=True, sample=True):
+    sgemm = bench.compile("sgemm.c", "sgemm", "-I" + os.path.join(TOP, "src"),
+                          os.path.join(TOP, "src", "trainer", "blas.c"), "-ldl", "-pthread")
+
+    def machine():
+        return json.loads(subprocess.run([sgemm, str(THREADS)], stdout=subprocess.PIPE, text=True, check=True).stdout)
+    workers = {name: Worker(words) for name, words in commands(bench, python).items()}
+    try:
+        info = workers["riverlua"].ask("info")
+        print("     trainer: %s, its kernels for %s, ours for %s" % (info["blas"], info["core"], info["kernels"]))
+        for shape, steps, target in TRAINED if train else ():
+            steps = max(1, int(steps * bench.scale * 2) if bench.scale < 1 else steps)
+            before = machine()
+            rates = interleaved(bench, workers, "train", *shape, steps)
+            after = machine()
+            flops = statistics.median(rates["riverlua"]) * work_of(shape) / 1e9
+            peak = (before["all"] + after["all"]) / 2
+            told(bench, "trainer: training d%d L%d V%d T%d B%d, times PyTorch" % shape, rates, target,
+                 "%.0f GFLOPS of sgemm's %.0f (%.0f %%)" % (flops, peak, 100 * flops / peak))
+        for shape, batches in SAMPLED if sample else ():
+            for batch, times, target in batches:
+                times = max(1, int(times * bench.scale))
+                told(bench, "trainer: sampling d%d L%d V%d B%d, times PyTorch" % (*shape[:3], batch),
+                     interleaved(bench, workers, "sample", *shape, batch, times), target)
+    finally:
+        for worker in workers.values():
+            worker.__exit__()
+
+
+def peak(bench, python):
+    """The largest size of a process, from its start to its end."""
+    for name, lines in PEAK:
+        sizes = {}
+        for which, words in commands(bench, python).items():
+            done = subprocess.run([bench.measure_tool, *words], input="\n".join(lines) + "\n", stderr=subprocess.PIPE,
+                                  text=True, cwd=TOP, check=True)
+            result = json.loads(done.stderr.strip().splitlines()[-1])
+            if result["code"] != 0:
+                raise SystemExit("failed: %s\n%s" % (" ".join(words), done.stderr))
+            sizes[which] = result["peak_kb"] / 1024
+        if "torch" not in sizes:
+            print("     trainer: peak MB, training and sampling %-17s %10.0f" % (name, sizes["riverlua"]))
+            continue
+        alone = bench.measure(python, "-c", "import torch")["peak_kb"] / 1024
+        bench.row("trainer: peak of training and sampling %s, of PyTorch's" % name, sizes["riverlua"] / sizes["torch"],
+                  1 / 3, "down", "MB: riverlua %.0f, PyTorch %.0f (imported, %.0f)" % (
+                      sizes["riverlua"], sizes["torch"], alone))
+
+
+def demo(bench):
+    """The whole loop of the GRPO example on `embedded:`, process included."""
+    script = os.path.join(TOP, "examples", "grpo_gsm8k.lua")
+    took = []
+    for _ in range(1 if bench.options.quick else 3):
+        from_ = time.perf_counter()
+        subprocess.run([bench.riverlua, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       stdin=subprocess.DEVNULL, cwd=bench.folder, check=True,
+                       env=dict(os.environ, RIVER_ENDPOINT="embedded:", RIVERLUA_PATH_DEV=""))
+        took.append(time.perf_counter() - from_)
+    bench.row("trainer: seconds of the whole GRPO loop", statistics.median(took), 30, "down")
