@@ -56,8 +56,8 @@ INLINE void tile(size_t rows, size_t count, size_t outputs, size_t inputs, const
 
 #define ROWS(n) case n: tile(n, 1, outputs, inputs, x, panels, y_stride, add, y); break
 
-static void tile_of(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, size_t y_stride,
-                    bool add, float *y) {
+static void tile_of(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels,
+                    size_t y_stride, bool add, float *y) {
   switch (rows) {
     ROWS(1); ROWS(2); ROWS(3); ROWS(4); ROWS(5); ROWS(6);
 #if LANES == 16
@@ -68,14 +68,16 @@ static void tile_of(size_t rows, size_t outputs, size_t inputs, const float *x, 
 }
 
 /* Few rows alone would wait for each sum: two panels at once. */
-static void two_panels(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, size_t y_stride,
-                       bool add, float *y) {
+static void two_panels(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels,
+                       size_t y_stride, bool add, float *y) {
   if (rows == 1) tile(1, 2, outputs, inputs, x, panels, y_stride, add, y);
   else if (rows == 2) tile(2, 2, outputs, inputs, x, panels, y_stride, add, y);
   else tile(3, 2, outputs, inputs, x, panels, y_stride, add, y);
 }
 
-static void multiply(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, bool add, float *y) {
+static void multiply(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, bool add,
+                     float *y) {
+  if (rows == 0) return;
   size_t step = rows <= 3 ? 2 * PANEL : PANEL;
   for (size_t first = 0; first < outputs; first += step) {
     const float *p = panels + first * inputs;
@@ -85,7 +87,8 @@ static void multiply(size_t rows, size_t outputs, size_t inputs, const float *x,
       continue;
     }
     for (size_t r = 0; r < rows; r += TILE) {
-      tile_of(rows - r < TILE ? rows - r : TILE, left, inputs, x + r * inputs, p, outputs, add, y + r * outputs + first);
+      size_t some = rows - r < TILE ? rows - r : TILE;
+      tile_of(some, left, inputs, x + r * inputs, p, outputs, add, y + r * outputs + first);
     }
   }
 }

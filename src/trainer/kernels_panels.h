@@ -1,7 +1,8 @@
 /*
-** Linear maps of few rows at a time, as decoding has them: a BLAS arranges the weights anew for every call, and for 1 to
-** 100 rows that costs more than the product. Here they are arranged once, in panels of as many outputs as fit registers.
-** Each output is one sum in the order of the inputs, so that a row's result does not depend on the rows beside it.
+** Linear maps of few rows at a time, as decoding has them: a BLAS arranges the weights anew for every call, and
+** for 1 to 100 rows that costs up to as much as the product. Here they are arranged once, in panels of as many
+** outputs as fit registers. Each output is one sum in the order of the inputs, so that a row's result does not
+** depend on the rows beside it.
 */
 #ifndef RVL_KERNELS_PANELS_H
 #define RVL_KERNELS_PANELS_H
@@ -14,7 +15,8 @@ typedef struct rvl_panels {
   /* weights [outputs, inputs] → panels of rvl_panels_floats floats, at a multiple of 64 bytes */
   void (*pack)(size_t outputs, size_t inputs, const float *weights, float *panels);
   /* y [rows, outputs] = (add: y +) x [rows, inputs] · weightsᵀ */
-  void (*multiply)(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, bool add, float *y);
+  void (*multiply)(size_t rows, size_t outputs, size_t inputs, const float *x, const float *panels, bool add,
+                   float *y);
 } rvl_panels;
 
 /* Those for this processor. */

@@ -1,7 +1,7 @@
 /*
-** Requests are cut into groups by their order and lengths. A group is one thread's: it reads all prompts, many tokens at a
-** time, then takes a step for each sequence that goes on, until none does. Rows of a step do not know one another (see
-** kernels_panels.h), so that neither groups nor threads change a sample.
+** Requests are cut into groups by their order and lengths. A group is one thread's: it reads all prompts, many
+** tokens at a time, then takes a step for each sequence that goes on, until none does. Rows of a step do not know
+** one another (see kernels_panels.h), so that neither groups nor threads change a sample.
 */
 #include "sampler.h"
 
@@ -139,7 +139,8 @@ static void look_for_stops(sequence *s) {
   size_t longest = 0;
   for (size_t i = 0; i < request->stop_count; i++) {
     size_t length = request->stop_lengths[i];
-    if (length > longest && length <= s->bytes && ends_with(s->result, request->stops[i], length)) longest = length;
+    if (length <= longest || length > s->bytes) continue;
+    if (ends_with(s->result, request->stops[i], length)) longest = length;
   }
   s->result->stopped = longest > 0;
   s->result->text_length = s->bytes - longest;
@@ -236,7 +237,7 @@ static bool read_prompts(run *r, worker *w, size_t count) {
   return true;
 }
 
-/* -------------------------------------------------------------------------------------------------- the samples */
+/* ------------------------------------------------------------------------------------------------- the samples */
 
 static bool step(run *r, worker *w, sequence *const live[], size_t count) {
   rvl_decoder *d = &w->decoder;
@@ -245,7 +246,8 @@ static bool step(run *r, worker *w, sequence *const live[], size_t count) {
     const rvl_sample_result *result = live[i]->result;
     size_t position = live[i]->request->prompt_length + result->count - 1;
     if (!rvl_cache_reserve(live[i]->cache, config, position + 1, position)) return false;
-    w->rows[i] = (rvl_decoder_row){.id = result->ids[result->count - 1], .position = position, .cache = live[i]->cache};
+    int32_t id = result->ids[result->count - 1];
+    w->rows[i] = (rvl_decoder_row){.id = id, .position = position, .cache = live[i]->cache};
     w->wanted[i] = i;
   }
   rvl_decoder_advance(d, w->rows, count);
@@ -297,8 +299,8 @@ static bool gather(run *r, worker *w, size_t from, size_t to, size_t *count) {
     if (most == 0 && !request->prompt_logprobs) continue;
     rvl_cache *cache = &w->caches[*count];
     sequence *s = &w->sequences[(*count)++];
-    *s = (sequence){.request = request, .result = &r->results[i], .random = rvl_random_of(request->seed), .most = most,
-                    .cache = cache};
+    *s = (sequence){.request = request, .result = &r->results[i], .most = most, .cache = cache};
+    s->random = rvl_random_of(request->seed);
     size_t room = most < ROOM ? most : ROOM;
     if (!rvl_cache_reserve(cache, config, request->prompt_length + room, 0)) return false;
     if (first == NULL || !same_prompt(first, s)) first = s;
@@ -317,10 +319,9 @@ static bool prepare(run *r, worker *w) {
 static void do_group(void *argument, size_t index, unsigned thread) {
   run *r = argument;
   worker *w = &r->workers[thread];
-  size_t count;
+  size_t from = r->starts[index], to = r->starts[index + 1], count;
   if (stopped(r)) return;
-  if (!prepare(r, w) || !gather(r, w, r->starts[index], r->starts[index + 1], &count) || !read_prompts(r, w, count) ||
-      !sample_on(r, w, count)) {
+  if (!prepare(r, w) || !gather(r, w, from, to, &count) || !read_prompts(r, w, count) || !sample_on(r, w, count)) {
     atomic_store(&r->failed, true);
   }
 }
@@ -377,8 +378,10 @@ static void free_workers(run *r, unsigned threads) {
 }
 
 bool rvl_sampler_run(const rvl_model_layout *layout, rvl_pool *pool, const float *weights,
-                     const rvl_sample_request *requests, size_t count, rvl_sample_result *results, atomic_bool *cancel) {
-  run r = {.model = {.layout = layout}, .requests = requests, .results = results, .longest = 1, .rows = 1, .cancel = cancel};
+                     const rvl_sample_request *requests, size_t count, rvl_sample_result *results,
+                     atomic_bool *cancel) {
+  run r = {.model = {.layout = layout}, .requests = requests, .results = results, .cancel = cancel};
+  r.longest = r.rows = 1;
   unsigned threads = rvl_pool_threads(pool);
   for (size_t i = 0; i < count; i++) results[i] = (rvl_sample_result){0};
   if (count == 0) return true;

@@ -5,7 +5,7 @@
 
 enum { BLOCK = 16 };           /* weights of one sum */
 
-/* Colder is as good as the most probable token, and scale · logit must not overflow. */
+/* Colder is as good as the most probable token, and its inverse must be a number. */
 static const double coldest = 1e-6;
 
 bool rvl_choice_init(rvl_choice *choice, const rvl_kernels *kernels, size_t vocabulary) {
@@ -39,8 +39,10 @@ void rvl_choice_read(rvl_choice *choice, const float *logits, double temperature
   if (!(temperature > 0)) temperature = 1;
   choice->logits = logits;
   choice->scale = (float)(1 / fmax(temperature, coldest));
-  choice->shift = choice->scale * choice->kernels->largest(n, logits);
-  choice->kernels->softmax_times(n, choice->scale, choice->shift, 1, logits, choice->weights);
+  choice->greatest = choice->kernels->largest(n, logits);
+  /* exponents are never positive, so that nothing overflows */
+  for (size_t i = 0; i < n; i++) choice->weights[i] = logits[i] - choice->greatest;
+  choice->kernels->softmax_times(n, choice->scale, 0, 1, choice->weights, choice->weights);
   choice->total = 0;
   for (size_t i = 0, block = 0; i < n; i += BLOCK, block++) {
     choice->sums[block] = sum_of(choice->weights + i, n - i < BLOCK ? n - i : BLOCK);
@@ -49,19 +51,19 @@ void rvl_choice_read(rvl_choice *choice, const float *logits, double temperature
 }
 
 double rvl_choice_logprob(const rvl_choice *choice, int32_t id) {
-  double z = (double)choice->scale * (double)choice->logits[id] - (double)choice->shift;
-  return z - log(choice->total);
+  return (double)choice->scale * ((double)choice->logits[id] - (double)choice->greatest) - log(choice->total);
 }
 
 int32_t rvl_choice_best(const rvl_choice *choice) {
   size_t best = 0;
   for (size_t i = 1; i < choice->vocabulary; i++) {
-    if (choice->logits[i] > choice->logits[best] || isnan(choice->logits[best])) best = i;
+    float logit = choice->logits[i], so_far = choice->logits[best];
+    if (logit > so_far || (isnan(so_far) && !isnan(logit))) best = i;
   }
   return (int32_t)best;
 }
 
-/* --------------------------------------------------------------------------------------- the most probable tokens */
+/* ------------------------------------------------------------------------------------ the most probable tokens */
 
 static bool before(rvl_candidate a, rvl_candidate b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);

@@ -9,11 +9,11 @@ typedef struct rvl_candidate { float logit; int32_t id; } rvl_candidate;
 typedef struct rvl_choice {
   const rvl_kernels *kernels;
   size_t vocabulary;
-  float *weights;              /* exp(scale · logit - shift): probabilities times `total` */
+  float *weights;              /* exp(scale · (logit - greatest)): probabilities times `total` */
   double *sums;                /* of each block of weights */
   rvl_candidate *candidates;
   const float *logits;         /* the row that was read */
-  float scale, shift;          /* 1 / temperature; scale · the greatest logit */
+  float scale, greatest;       /* 1 / temperature; the greatest logit */
   double total;                /* NaN when a logit is */
 } rvl_choice;
 
@@ -27,9 +27,9 @@ void rvl_choice_read(rvl_choice *choice, const float *logits, double temperature
 /* The greatest logit's, the lowest of equal ones. NaN is passed over. */
 int32_t rvl_choice_best(const rvl_choice *choice);
 
-/* The token at `uniform`, in [0, 1), of the probabilities laid end to end by id: of all tokens, or of the `top_k` (above 0)
-   most probable, and of these of the fewest most probable that have at least `top_p` (below 1) of their probability. Of
-   equal ones the lower id is kept. */
+/* The token at `uniform`, in [0, 1), of the probabilities laid end to end by id: of all tokens, or of the `top_k`
+   (above 0) most probable, and of these of the fewest most probable that have at least `top_p` (below 1) of their
+   probability. Of equal ones the lower id is kept. */
 int32_t rvl_choice_pick(rvl_choice *choice, int64_t top_k, double top_p, double uniform);
 
 double rvl_choice_logprob(const rvl_choice *choice, int32_t id);

@@ -29,8 +29,8 @@ static void pack(void *argument, size_t index, unsigned thread) {
   m->panels->pack(map.outputs, map.inputs, m->weights + map.weights, m->packed + m->offsets[index]);
 }
 
-bool rvl_decoder_model_init(rvl_decoder_model *m, const rvl_model_layout *layout, const float *weights, size_t positions,
-                            rvl_pool *pool) {
+bool rvl_decoder_model_init(rvl_decoder_model *m, const rvl_model_layout *layout, const float *weights,
+                            size_t positions, rvl_pool *pool) {
   *m = (rvl_decoder_model){.layout = layout, .weights = weights, .kernels = rvl_kernels_pick(),
                            .panels = rvl_panels_pick()};
   const rvl_model_config *c = &layout->config;
@@ -71,12 +71,12 @@ static float *values_of(const rvl_cache *cache, size_t width, size_t layer) {
 }
 
 void rvl_cache_copy(rvl_cache *to, const rvl_cache *from, const rvl_model_config *config, size_t positions) {
-  size_t width = config->width;
+  size_t width = config->width, column = positions * sizeof(float);
   for (size_t layer = 0; layer < config->layers; layer++) {
     float *keys = keys_of(to, width, layer);
     const float *old = keys_of(from, width, layer);
-    for (size_t i = 0; i < width; i++) memcpy(keys + i * to->stride, old + i * from->stride, positions * sizeof *keys);
-    memcpy(values_of(to, width, layer), values_of(from, width, layer), positions * width * sizeof *keys);
+    for (size_t i = 0; i < width; i++) memcpy(keys + i * to->stride, old + i * from->stride, column);
+    memcpy(values_of(to, width, layer), values_of(from, width, layer), width * column);
   }
 }
 
@@ -84,8 +84,9 @@ bool rvl_cache_reserve(rvl_cache *cache, const rvl_model_config *config, size_t 
   if (positions <= cache->stride) return true;
   size_t most = rvl_padded(config->context), stride = rvl_padded(positions);
   if (stride < 2 * cache->stride) stride = 2 * cache->stride < most ? 2 * cache->stride : most;
-  if (stride % 256 == 0) stride += RVL_KERNELS_PAD;   /* columns that lie a power of two apart push one another out */
-  rvl_cache bigger = {.floats = rvl_model_floats(2 * (size_t)config->layers * config->width * stride), .stride = stride};
+  if (stride % 256 == 0) stride += RVL_KERNELS_PAD;   /* columns a power of two apart push one another out */
+  size_t floats = 2 * (size_t)config->layers * config->width * stride;
+  rvl_cache bigger = {.floats = rvl_model_floats(floats), .stride = stride};
   if (bigger.floats == NULL) return false;
   if (used > 0) rvl_cache_copy(&bigger, cache, config, used);
   rvl_cache_free(cache);
@@ -138,7 +139,8 @@ static void embed(rvl_decoder *d, const rvl_decoder_row *rows, size_t count) {
 static void norm(rvl_decoder *d, size_t count, const float *x, size_t weight, size_t bias) {
   const rvl_decoder_model *m = d->model;
   const rvl_model_config *c = &m->layout->config;
-  m->kernels->norm(count, c->width, c->norm_epsilon, x, m->weights + weight, m->weights + bias, d->normed, NULL, NULL);
+  m->kernels->norm(count, c->width, c->norm_epsilon, x, m->weights + weight, m->weights + bias, d->normed, NULL,
+                   NULL);
 }
 
 static void linear(rvl_decoder *d, size_t index, size_t count, const float *x, bool add, float *y) {
@@ -158,7 +160,8 @@ static void attend(rvl_decoder *d, const rvl_decoder_row *row, size_t r, size_t 
   for (size_t i = 0; i < width; i++) keys[i * stride + position] = key[i];
   memcpy(values + position * width, key + width, width * sizeof *values);
   for (size_t i = 0; i < width; i += head) {
-    m->kernels->attend(position + 1, head, query + i, keys + i * stride, stride, values + i, width, d->scores, out + i);
+    m->kernels->attend(position + 1, head, query + i, keys + i * stride, stride, values + i, width, d->scores,
+                       out + i);
   }
 }
 
