@@ -210,10 +210,10 @@ $(BUILD)/torch/ready: tests/requirements-torch.txt
 
 # $(MAKE) again: what pkg-config says is asked for after the packages are there
 .PHONY: demo
-demo: deps       ## set up, build and run the tour (RIVER_ML_URL: on that server; else in this process)
+demo: deps       ## set up, build, and train a small model by reinforcement learning on this machine
 	@$(MAKE) --no-print-directory all
 	@echo
-	@$(BUILD)/riverlua examples/river_quickstart.lua
+	@env -u RIVER_API_KEY -u RIVER_ENDPOINT -u RIVER_MODEL $(BUILD)/riverlua examples/grpo_gsm8k.lua
 
 .PHONY: install
 install: all     ## install into DESTDIR/PREFIX

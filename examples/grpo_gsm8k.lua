@@ -1,34 +1,48 @@
 -- GRPO on grade-school maths: sample answers, score them, learn from which were better than their group.
 --
---   RIVER_API_KEY=… riverlua examples/grpo_gsm8k.lua
+--   riverlua examples/grpo_gsm8k.lua                      on this machine, without an account
+--   RIVER_API_KEY=… riverlua examples/grpo_gsm8k.lua      on the service
 --
--- The loop of the service's own introduction, line by line. Another service: RIVER_ENDPOINT=host:port, or with http://
--- before it for one without TLS. First argument: a file with lines such as {"question": …, "answer": "… #### 42"} in
--- place of GSM8K, which is fetched from the public hub once and kept. Second: how many steps (default: all).
+-- The loop of the service's own introduction, line by line, with its numbers. On this machine (`embedded:`) a model of
+-- 134,000 parameters learns instead: it knows the answers, but thinks aloud for longer than its budget of tokens, until
+-- it has found out that this does not pay. Another service: RIVER_ENDPOINT=host:port, or with http:// before it for
+-- one without TLS. First argument: how many steps (default: 29). Second: a file with lines such as {"question": …,
+-- "answer": "… #### 42"} in place of the data set. SEED: another run on this machine (default: 1). PLOT: where the plot
+-- goes (default: reward.svg).
 
+local plot = require "riverlua.plot"
+local progress = require "riverlua.progress"
 local training = require "training"
 local rewards = training.rewards
 
-local MODEL = os.getenv("RIVER_MODEL") or "nvidia/Kimi-K2.6-NVFP4"
-local BATCH = tonumber(os.getenv("BATCH") or "256")   -- prompts per step
+local STEPS = tonumber(arg[1] or 29)
+local BATCH = tonumber(os.getenv("BATCH") or 256)   -- prompts per step
 local GROUP = 4             -- samples per prompt
-local MAX_TOKENS = 128
 local LORA_RANK = 16
 local LR = 4e-5             -- learning rate; the losses are sums over tokens
 
-local client <close> = training.Client{}
-local gsm8k = arg[1] and training.datasets.load(arg[1])
-  or training.datasets.load("openai/gsm8k", {config = "main", split = "train"})
+-- What differs between a service with large models and this machine.
+local place
+if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
+  place = {
+    client = {}, model = "nvidia/Kimi-K2.6-NVFP4", rows = "openai/gsm8k", max_tokens = 128, stop = "<|im_end|>",
+    -- the chat template of Kimi K2, its thinking turned off
+    prompt = function(question)
+      return "<|im_user|>user<|im_middle|>" .. question .. " Put your final answer inside \\boxed{}.<|im_end|>"
+        .. "<|im_assistant|>assistant<|im_middle|><think></think>"
+    end,
+  }
+else
+  place = {
+    client = {endpoint = "embedded:", embedded = {seed = math.tointeger(os.getenv("SEED") or 1)}},
+    model = "embedded/rambler-134k", rows = "embedded/digits", max_tokens = 16, stop = "\n",
+    prompt = function(question) return question end,
+  }
+end
 
 -- 1.0 if the \boxed{…} answer matches the ground truth, else 0.0
 local function reward(text, answer)
   return rewards.extract_boxed(text) == rewards.extract_gsm8k_answer(answer) and 1.0 or 0.0
-end
-
--- The chat template of Kimi K2, its thinking turned off.
-local function make_prompt(question)
-  return "<|im_user|>user<|im_middle|>" .. question .. " Put your final answer inside \\boxed{}.<|im_end|>"
-    .. "<|im_assistant|>assistant<|im_middle|><think></think>"
 end
 
 local function mean(numbers)
@@ -37,9 +51,11 @@ local function mean(numbers)
   return sum / #numbers
 end
 
+local client <close> = training.Client(place.client)
+local rows = arg[2] and training.datasets.load(arg[2]) or training.datasets.load(place.rows, {split = "train"})
 local session <close> = client:session{project = "gsm8k"}
 local model = session:create_model{
-  base_model = MODEL,
+  base_model = os.getenv("RIVER_MODEL") or place.model,
   lora = training.LoraConfig{
     rank = LORA_RANK,
     train_attn = true,      -- attention projections
@@ -48,15 +64,21 @@ local model = session:create_model{
   },
 }
 
-local steps = math.min(#gsm8k // BATCH, tonumber(arg[2]) or math.huge)
+local curve = {}
+local steps = math.min(#rows // BATCH, STEPS)
+local bar <close> = progress.bar{total = steps, label = "training", unit = "steps"}
+local function say(text)
+  if progress.is_quiet() then print(text) else bar:note(text) end
+end
+
 for step = 1, steps do
-  local rows = gsm8k:slice((step - 1) * BATCH + 1, step * BATCH)
+  local batch = rows:slice((step - 1) * BATCH + 1, step * BATCH)
   local prompts = {}
-  for i, row in ipairs(rows) do prompts[i] = make_prompt(row.question) end
+  for i, row in ipairs(batch) do prompts[i] = place.prompt(row.question) end
 
   -- 1. Sample a group of candidate answers per prompt. Their prompts' token ids come back with them: no tokenizer here.
   local groups = model:sample{
-    prompts = prompts, num_samples = GROUP, max_tokens = MAX_TOKENS, stop = {"<|im_end|>"},
+    prompts = prompts, num_samples = GROUP, max_tokens = place.max_tokens, stop = {place.stop},
     return_prompt_token_ids = true,
   }
 
@@ -64,7 +86,7 @@ for step = 1, steps do
   local data, scores = {}, {}
   for i, samples in ipairs(groups) do
     local own = {}
-    for k, sample in ipairs(samples) do own[k] = reward(sample.text, rows[i].answer) end
+    for k, sample in ipairs(samples) do own[k] = reward(sample.text, batch[i].answer) end
     local baseline = mean(own)
     scores[i] = baseline
     for k, sample in ipairs(samples) do
@@ -80,8 +102,16 @@ for step = 1, steps do
     model:forward_backward{data = data, loss_fn = "importance_sampling"}
     model:optim_step{lr = LR}
   end
-  print(("step %2d  reward %.3f  datums %4d"):format(step, mean(scores), #data))
+  curve[step] = mean(scores)
+  bar:update(step, {["reward/mean"] = curve[step]})
+  say(("step %2d  reward/mean %.3f  datums %4d"):format(step, curve[step], #data))
 end
+bar:close()
 
 local checkpoint = model:save_weights("final")
-print("saved " .. checkpoint.path)
+local chart = plot.line{title = "GRPO with " .. model.base_model, x_label = "step", y_min = 0, y_max = 1,
+  series = {{name = "reward/mean", y = curve}}}
+chart:print()
+local picture = os.getenv("PLOT") or "reward.svg"
+chart:save(picture)
+print("saved " .. checkpoint.path .. " and " .. picture)

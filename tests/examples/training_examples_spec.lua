@@ -31,16 +31,17 @@ describe("the example of training", function()
         answer = ("%d + %d = <<%d+%d=%d>>%d\n#### %d"):format(a, b, a, b, a + b, a + b, a + b)}
     end
     write(path .. ".jsonl", table.concat(lines, "\n") .. "\n")
-    local text = run("grpo_gsm8k.lua", environment, path .. ".jsonl 8")
+    environment.PLOT = path .. ".svg"
+    local text = run("grpo_gsm8k.lua", environment, "8 " .. path .. ".jsonl")
     has(text, "step  1", "step  8", "saved river://")
-    local first = tonumber(text:match("step  1  reward ([%d.]+)"))
-    local last = tonumber(text:match("step  8  reward ([%d.]+)"))
+    local first = tonumber(text:match("step  1  reward/mean ([%d.]+)"))
+    local last = tonumber(text:match("step  8  reward/mean ([%d.]+)"))
     assert.truthy(last > first + 0.2, text)
     assert.same({}, server:violations())
   end)
 
-  it("training_sft.lua learns from its own rows", function()
-    has(run("training_sft.lua", environment), "epoch 1  loss ", "epoch 3  loss ", "saved river://")
+  it("sft.lua learns from its own rows", function()
+    has(run("sft.lua", environment), "epoch 1  loss ", "epoch 3  loss ", "saved river://")
     assert.same({}, server:violations())
   end)
 
