@@ -75,7 +75,8 @@ local function round_out(low, high, step, options)
   return low, high
 end
 
-local MOST_EMPTY = 0.2   -- the part of an axis that rounding may leave empty before the ticks get closer
+-- The part of an axis that rounding may leave empty before ticks get closer, unless those were too many.
+local MOST_EMPTY, MOST_TICKS = 0.2, 2
 
 -- The whole axis for a range.
 local function lay_out(low, high, options)
@@ -84,8 +85,11 @@ local function lay_out(low, high, options)
   if options.round then
     local wide_low, wide_high = round_out(low, high, step, options)
     if (high - low) / (wide_high - wide_low) < 1 - MOST_EMPTY then
-      step = nice_step(step / 2)
-      wide_low, wide_high = round_out(low, high, step, options)
+      local closer = nice_step(step / 2)
+      local closer_low, closer_high = round_out(low, high, closer, options)
+      if (closer_high - closer_low) / closer < MOST_TICKS * options.count then
+        step, wide_low, wide_high = closer, closer_low, closer_high
+      end
     end
     -- not out of what a number can hold
     if wide_low >= -LARGEST and wide_high <= LARGEST then low, high = wide_low, wide_high end

@@ -197,7 +197,7 @@ local function draw(chart, options)
   local signs = options.unicode and UNICODE or ASCII
   local dye = painter(options.color)
   local lines = {}
-  local x, y = chart:axes(math.max(2, options.width // 12), math.max(2, options.height // 3))
+  local x, y = chart:axes(math.max(2, options.width // 12), math.max(2, options.height // 4))
   if not x then
     if chart.title then lines[1] = dye(terminal.clip(shown(chart.title), options.width), BOLD) end
     lines[#lines + 1] = "(no data)"
