@@ -334,6 +334,36 @@ describe("a client of the embedded trainer", function()
       assert.equal("closed", failure(model.sample, model, {prompts = {"a"}}).kind)
     end)
 
+    it("when nobody has it any more, so that a script that ends does not finish what was submitted", function()
+      local held = support.fake.new()
+      do
+        local service = support.service{core = held:module()}
+        local lost = support.client(service)
+        local made = lost:session():create_model{base_model = support.BASE, lora = training.LoraConfig{rank = 4}}
+        held:hold()
+        for _ = 1, 3 do made:submit_forward_backward{data = {support.datum()}, loss_fn = "importance_sampling"} end
+        service, lost, made = nil, nil, nil   -- luacheck: ignore
+      end
+      collectgarbage()
+      collectgarbage()
+      task.sleep(0)
+      task.sleep(0)
+      assert.same({}, task.waiting())
+      assert.equal(1, held.closed)
+    end)
+
+    it("by the end of all tasks", function()
+      core:hold()
+      local first = model:submit_forward_backward{data = {support.datum()}, loss_fn = "importance_sampling"}
+      local second = model:submit_optim_step{lr = 0.1}
+      at.service.models[model.model_id].lane.worker:cancel("the script ends")
+      task.sleep(0)
+      assert.same({}, task.waiting())
+      for _, one in ipairs{first, second} do assert.equal("cancelled", failure(one.result, one).code) end
+      core:release()
+      assert.equal(1, model:sync_committed_policy().step + 1)
+    end)
+
     it("and others in the process go on", function()
       local other = support.start()
       client:close()

@@ -42,17 +42,6 @@ describe("the embedded training service", function()
     assert.equal("INTERNAL", err.code)
   end)
 
-  it("takes its key alone from callers that send one", function()
-    local guarded <close> = support.service{api_key = "secret-key"}
-    for _, given in ipairs{false, "other"} do
-      local err = refusal(guarded, "HealthCheck", {}, {metadata = {["x-api-key"] = given or nil}})
-      assert.equal("UNAUTHENTICATED", err.code)
-      assert.is_nil(tostring(err):find("secret", 1, true))
-    end
-    assert.equal("ok", call(guarded, "HealthCheck", {}, {metadata = {["x-api-key"] = "secret-key"}}).status)
-    assert.equal("ok", call(guarded, "HealthCheck", {}).status)   -- from this process
-  end)
-
   it("says what it can do, and only that", function()
     local reply = call(service, "GetServerCapabilities", {})
     assert.same({"sampling_batch_v1", "policy_versions_v1", "sampling_policy_pinning_v1",

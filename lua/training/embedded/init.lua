@@ -88,7 +88,10 @@ function Transport:close() self.service:close() end
 
 Transport.__close = Transport.close
 
---- Internal: a client's way to a service.
+-- A script that ends, or has lost its client, waits for nothing that was submitted.
+function Transport:__gc() self.service:abandon() end
+
+--- Internal: a client's way to a service, which ends with it.
 ---@param service training.embedded.Service
 ---@return training.embedded.Transport
 function embedded.transport(service) return setmetatable({service = service}, Transport) end
@@ -105,17 +108,14 @@ function embedded.new(options)
   return embedded.transport(embedded.service(options))
 end
 
---- The service alone, for `riverlua serve training`. Options as for `new`, and `api_key`, the only key that is
---- taken.
+--- The service alone, for `riverlua serve training`. Options as for `new`.
 ---@param options table|nil
 ---@return training.embedded.Service
 function embedded.service(options)
   local what = "training.Client: embedded"
   options = options or {}
-  local allowed = {api_key = "string|nil"}
-  for name, wanted in pairs(OPTIONS) do allowed[name] = wanted end
-  errors.check_options(what, options, allowed)
-  for name, wanted in pairs(allowed) do errors.expect(what, name, options[name], wanted) end
+  errors.check_options(what, options, OPTIONS)
+  for name, wanted in pairs(OPTIONS) do errors.expect(what, name, options[name], wanted) end
   local threads = options.threads
   if threads and (threads < 1 or threads > MOST_THREADS) then
     errors.raise{kind = "argument", message = ("%s: 'threads' must be from 1 to %d"):format(what, MOST_THREADS)}
@@ -123,7 +123,7 @@ function embedded.service(options)
   return require("training.embedded.service").new{
     core = require "riverlua.core.trainer", base_models = require "training.embedded.base_models",
     store = require("training.embedded.store").new{path = options.path}, folder = options.base_models,
-    threads = threads, seed = options.seed, api_key = options.api_key}
+    threads = threads, seed = options.seed}
 end
 
 return lazy.module("training.embedded", embedded, {}, {pretrain = {"training.embedded.pretrain", "pretrain"}})

@@ -7,6 +7,7 @@ local task = require "riverlua.task"
 
 local lane = {}
 
+local ENDED = {done = true, failed = true, cancelled = true}
 -- What waits may hold so many requests and bytes of them.
 local MOST_WAITING, MOST_BYTES = 8192, 4 << 30
 
@@ -34,6 +35,8 @@ local function take(self)
   return operation
 end
 
+local function is_end(err) return errors.is(err, "cancelled") or errors.is(err, "interrupted") end
+
 local function work(self)
   while self.first <= self.last do
     local operation = take(self)
@@ -41,6 +44,9 @@ local function work(self)
     local ok, err = pcall(operation.run)
     self.running = false
     if not ok then operation.fail(err) end
+    if not ok and is_end(err) and not self.interrupted then   -- all tasks are ended, not this operation
+      self:drop(function() return true end, err)
+    end
     if self.interrupted then   -- the request to stop that operation must not reach the next one
       self.interrupted = false
       pcall(task.sleep, 0)
@@ -63,7 +69,8 @@ function Lane:push(operation)
   self.last = self.last + 1
   self[self.last] = operation
   self.bytes = self.bytes + operation.size
-  if not self.worker then self.worker = task.spawn(work, self) end
+  -- one that was ended before its first turn has not said so
+  if not self.worker or ENDED[self.worker:status()] then self.worker = task.spawn(work, self) end
 end
 
 --- How many wait.

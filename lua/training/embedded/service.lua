@@ -29,7 +29,6 @@ end
 ---@field method string
 ---@field bytes string the request
 ---@field timeout number|nil seconds that the caller has
----@field metadata table<string, string>|nil
 
 ---@class training.embedded.Service
 ---@field closed boolean
@@ -44,14 +43,13 @@ Service.__name = "training.embedded.Service"
 ---@field folder string|nil of base models
 ---@field threads integer|nil of the engine; nil: as many as the machine has processors
 ---@field seed integer|nil of everything that is random; default: 0
----@field api_key string|nil the only key that is taken from callers with metadata
 
 --- Makes a service. It works as soon as something is asked for.
 ---@param parts training.embedded.Parts
 ---@return training.embedded.Service
 function service.new(parts)
   local self = setmetatable({core = parts.core, store = parts.store, base_models = parts.base_models,
-    folder = parts.folder, threads = parts.threads, seed = parts.seed or 0, api_key = parts.api_key,
+    folder = parts.folder, threads = parts.threads, seed = parts.seed or 0,
     closed = false, engine = false, bases = {}, sessions = {}, session_count = 0, models = {}, lanes = {},
     lane = lane.new(), futures = futures.new(), promised = {}, uploads = {}, upload_count = 0, upload_bytes = 0,
     batches = {}, batch_order = {}, calls = 0, in_flight = 0}, Service)
@@ -134,13 +132,6 @@ function Service:end_model(model, reason) models.end_with_session(self, model, r
 
 -- ---- calls ---------------------------------------------------------------------------------------------------
 
-local function check_key(self, metadata)
-  if not self.api_key or not metadata then return end
-  if metadata["x-api-key"] ~= self.api_key then
-    refusal.raise("UNAUTHENTICATED", "the API key is not valid")
-  end
-end
-
 local function decode(method, bytes)
   local ok, request = pcall(RPCS[method].request.decode, RPCS[method].request, bytes)
   if ok then return request end
@@ -166,9 +157,7 @@ local function handle(self, method, bytes, context)
   if self.closed then errors.raise{kind = "closed", message = "this embedded service has been closed"} end
   local handler = HANDLERS[method]
   if not handler then refusal.raise("UNIMPLEMENTED", "there is no method %s", tostring(method)) end
-  check_key(self, context.metadata)
-  local call = {method = method, bytes = bytes, timeout = context.timeout, metadata = context.metadata}
-  return handler(self, decode(method, bytes), call)
+  return handler(self, decode(method, bytes), {method = method, bytes = bytes, timeout = context.timeout})
 end
 
 local NONE = {}
@@ -185,7 +174,7 @@ end
 --- is.
 ---@param method string "OptimStep"
 ---@param bytes string the request
----@param context {timeout: number|nil, metadata: table<string, string>|nil}|nil
+---@param context {timeout: number|nil}|nil
 ---@return string reply
 ---Raises kind="grpc" as riverlua.grpc does: the service's refusals; kind="closed" after `close`.
 function Service:call(method, bytes, context)
@@ -211,11 +200,6 @@ function Service:stream(method, bytes, context)
   end
 end
 
---- Whether a method answers with a stream.
----@param method string
----@return boolean
-function service.streams(method) return method == "RetrieveSamplingResults" end
-
 --- Ends sessions that have not been heard of for half an hour. Not for clients in this process: they send no
 --- heartbeats.
 ---@param now number on riverlua.clock
@@ -235,10 +219,8 @@ function Service:stats()
     results = self.futures.count, pending = self.futures.pending}
 end
 
---- Ends everything: operations under way fail, waiting calls raise kind "closed". When it returns, the engine's
---- thread has ended.
-function Service:close()
-  if self.closed then return end
+-- Ends the operations; gives the tasks that worked on them.
+local function stop(self)
   self.closed = true
   local workers = {}
   for own in pairs(self.lanes) do
@@ -246,11 +228,29 @@ function Service:close()
     if worker then workers[#workers + 1] = worker end
   end
   self.futures:wake()
-  for _, worker in ipairs(workers) do worker:join(STOP_SECONDS) end
+  return workers
+end
+
+local function let_go(self)
   self.sources:close()
   if self.engine then self.engine:close() end
   self.store:close()
   self.engine, self.sessions, self.models, self.lanes, self.uploads = false, {}, {}, {}, {}
+end
+
+--- Ends everything: operations under way fail, waiting calls raise kind "closed". When it returns, the engine's
+--- thread has ended.
+function Service:close()
+  if self.closed then return end
+  for _, worker in ipairs(stop(self)) do worker:join(STOP_SECONDS) end
+  let_go(self)
+end
+
+--- The same without waiting for anything, when nobody can ask for a result any more.
+function Service:abandon()
+  if self.closed then return end
+  stop(self)
+  let_go(self)
 end
 
 Service.__close = Service.close
