@@ -206,6 +206,18 @@ $(BUILD)/torch/ready: tests/requirements-torch.txt
 	$(Q)$(BUILD)/torch/bin/pip install --quiet --disable-pip-version-check -r $<
 	$(Q)touch $@
 
+# What the embedded trainer's models know before they are trained. Without OpenBLAS they are left out, and tried again
+# the next time; riverlua makes them, too, where it is first asked for one.
+.PHONY: base-models
+base-models: $(BUILD)/base-models/ready ## the embedded trainer's base models (seconds)
+
+RECIPES := $(addprefix lua/training/embedded/,base_models.lua pretrain.lua tasks.lua)
+
+$(BUILD)/base-models/ready: src/tools/base_models.lua $(RECIPES) | $(BUILD)/riverlua
+	$(Q)mkdir -p $(@D)
+	$(Q)$(BUILD)/riverlua $< $(@D)
+	$(Q)if test -d $(@D)/embedded; then touch $@; fi
+
 # ---- using --------------------------------------------------------------------------------------------
 
 # $(MAKE) again: what pkg-config says is asked for after the packages are there
@@ -216,7 +228,7 @@ demo: deps       ## set up, build, and train a small model by reinforcement lear
 	@env -u RIVER_API_KEY -u RIVER_ENDPOINT -u RIVER_MODEL $(BUILD)/riverlua examples/grpo_gsm8k.lua
 
 .PHONY: install
-install: all     ## install into DESTDIR/PREFIX
+install: all base-models ## install into DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
 	install -m 755 $(BUILD)/riverlua $(DESTDIR)$(PREFIX)/bin/riverlua
 	install -m 644 $(BUILD)/libriverlua.a $(DESTDIR)$(PREFIX)/lib/libriverlua.a
@@ -225,6 +237,9 @@ install: all     ## install into DESTDIR/PREFIX
 	install -m 644 src/riverlua.h $(DESTDIR)$(PREFIX)/include/riverlua.h
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' riverlua.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/riverlua.pc
+	cd $(BUILD)/base-models && for file in embedded/*/*.*; do \
+	  test ! -f $$file || install -D -m 644 $$file $(abspath $(DESTDIR)$(PREFIX))/share/riverlua/base-models/$$file; \
+	done
 
 # ---- proving ------------------------------------------------------------------------------------------
 
@@ -238,7 +253,7 @@ $(BUILD)/tests/%: tests/%.c $(BUILD)/libriverlua.a
 .PHONY: test
 test: deps test-deps ## set up, build and run all tests (TESTS="json task": only those)
 	@$(MAKE) --no-print-directory all
-	@$(MAKE) --no-print-directory c-tests
+	@$(MAKE) --no-print-directory c-tests base-models
 	@$(BUILD)/riverlua tests/run.lua --build $(BUILD) $(TESTS)
 
 .PHONY: c-tests
@@ -254,10 +269,11 @@ SANITIZE_TESTS := json array nest task runtime sse http river_embedded server ri
   grpc protobuf training
 
 .PHONY: asan
-asan: test-deps  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+asan: test-deps base-models ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) --no-print-directory BUILD=build-asan \
 	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" all c-tests
-	ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=4 build-asan/riverlua tests/run.lua --build build-asan $(SANITIZE_TESTS)
+	RIVERLUA_BASE_MODELS=$(BUILD)/base-models ASAN_OPTIONS=detect_leaks=1:quarantine_size_mb=4 \
+	  build-asan/riverlua tests/run.lua --build build-asan $(SANITIZE_TESTS)
 
 .PHONY: tsan
 tsan: test-deps  ## the C tests with threads under ThreadSanitizer

@@ -1,8 +1,8 @@
 /*
  * Fuzz target: the reader of safetensors files (lua/training/embedded/safetensors.lua).
  *
- * Whatever the bytes, it gives tensors or a structured error, within bounded memory; tensors account for every byte of
- * the file, and written again they are read as the same.
+ * Whatever the bytes, it gives tensors or a structured error, within bounded memory; tensors account for every
+ * byte of the file, and written again they are read as the same.
  * Run from the top folder: the Lua files are read from lua/.
  */
 #include "fuzz_lua.h"
@@ -12,17 +12,18 @@ int rvl_open_folder(lua_State *L);
 int rvl_open_json(lua_State *L);
 
 /*
- * The first byte says whether the rest is a whole file, a header with data behind it (the second byte: how much), or
- * names the pieces of such a header.
+ * The first byte says whether the rest is a whole file, a header with data behind it (the second byte: how much),
+ * or names the pieces of such a header.
  */
 static const char check_source[] =
     "local safetensors, errors = require 'training.embedded.safetensors', require 'riverlua.errors'\n"
     "local KINDS = {protocol = true, unsupported = true}\n"
-    "local pieces = {'{', '}', '[', ']', ',', ':', '\"', '\"a\"', '\"b\"', '\"\\\\u0061\"', '\"__metadata__\":{', '\"x\"',\n"
-    "  '\"dtype\":', '\"shape\":', '\"data_offsets\":', '\"F32\"', '\"F16\"', '\"BF16\"', '\"I64\"', '\"BOOL\"', '\"F64\"',\n"
-    "  '[0,0]', '[0,4]', '[0,8]', '[4,8]', '[8,16]', '[1]', '[2]', '[]', '[2,2]', '[0]', '[2,0]', '[1,1,2]', '0', '1',\n"
-    "  '-1', '1.0', '9223372036854775807', '4294967296', 'null', ' ', '\\\\', '{\"dtype\":\"F32\",\"shape\":[1],',\n"
-    "  '\"data_offsets\":[0,4]}', '\"data_offsets\":[4,8]}', '{\"dtype\":\"BF16\",\"shape\":[2],'}\n"
+    "local pieces = {'{', '}', '[', ']', ',', ':', '\"', '\"a\"', '\"b\"', '\"\\\\u0061\"', \n"
+    "  '\"__metadata__\":{', '\"x\"', '\"dtype\":', '\"shape\":', '\"data_offsets\":', '\"F32\"', '\"F16\"', '\"BF16\"', '\"I64\"',\n"
+    "  '\"BOOL\"', '\"F64\"', '[0,0]', '[0,4]', '[0,8]', '[4,8]', '[8,16]', '[1]', '[2]', '[]', '[2,2]', '[0]',\n"
+    "  '[2,0]', '[1,1,2]', '0', '1', '-1', '1.0', '9223372036854775807', '4294967296', 'null', ' ', '\\\\',\n"
+    "  '{\"dtype\":\"F32\",\"shape\":[1],', '\"data_offsets\":[0,4]}', '\"data_offsets\":[4,8]}',\n"
+    "  '{\"dtype\":\"BF16\",\"shape\":[2],'}\n"
     "local function read(bytes)\n"
     "  local ok, file = pcall(safetensors.decode, bytes, 'fuzz')\n"
     "  if ok then return file end\n"

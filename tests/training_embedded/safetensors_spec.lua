@@ -16,7 +16,8 @@ describe("safetensors", function()
 
   it("gives back what was written", function()
     local tensors = {
-      {name = "b", array = array.matrix("float32", {1, 2, 3, 4, 5, 6}, 3)}, {name = "a", array = array.float32{0.5}},
+      {name = "b", array = array.matrix("float32", {1, 2, 3, 4, 5, 6}, 3)},
+      {name = "a", array = array.float32{0.5}},
       {name = "ids", array = array.int64{math.mininteger, 7}}, {name = "é", array = array.bool{true, false}},
       {name = "none", array = array.float32{}}, {name = "d", array = array.float64{1 / 3}},
     }
@@ -81,7 +82,8 @@ describe("safetensors", function()
 
   it("reads any number of dimensions, in row order", function()
     local file = safetensors.decode(made('{"c":{"dtype":"U8","shape":[2,1,2],"data_offsets":[0,4]},'
-      .. '"s":{"dtype":"F32","shape":[],"data_offsets":[4,8]},"z":{"dtype":"F32","shape":[3,0],"data_offsets":[8,8]}}',
+      .. '"s":{"dtype":"F32","shape":[],"data_offsets":[4,8]},'
+      .. '"z":{"dtype":"F32","shape":[3,0],"data_offsets":[8,8]}}',
       "\1\2\3\4" .. ("<f"):pack(7)))
     assert.same({1, 2, 3, 4}, file.tensors.c:table())
     assert.same({2, 1, 2}, file.shapes.c)
@@ -91,7 +93,8 @@ describe("safetensors", function()
   end)
 
   it("says what is wrong with a file, and which", function()
-    local good = safetensors.encode{{name = "a", array = array.float32{1, 2}}, {name = "b", array = array.float32{3}}}
+    local good = safetensors.encode{{name = "a", array = array.float32{1, 2}},
+      {name = "b", array = array.float32{3}}}
     for cut = 0, #good - 1 do
       files.refused("protocol", {"part.bin is no whole safetensors file"}, safetensors.decode, good:sub(1, cut),
         "part.bin")
@@ -137,8 +140,8 @@ describe("safetensors", function()
       "abcd")
     refused({"a name twice"}, ('{"a":%s,"\\u0061" : %s}'):format(tensor(F32, "[1]", "[0,4]"),
       tensor(F32, "[1]", "[0,4]")), "abcd")
-    refused({"'b' overlaps"}, ('{"a":%s,"b":%s}'):format(tensor(F32, "[2]", "[0,8]"), tensor(F32, "[2]", "[4,12]")),
-      "abcdabcdabcd")
+    refused({"'b' overlaps"}, ('{"a":%s,"b":%s}'):format(tensor(F32, "[2]", "[0,8]"),
+      tensor(F32, "[2]", "[4,12]")), "abcdabcdabcd")
     refused({"gap before tensor 'b'"}, ('{"a":%s,"b":%s}'):format(tensor(F32, "[1]", "[0,4]"),
       tensor(F32, "[1]", "[8,12]")), "abcdabcdabcd")
     refused({"gap before tensor 'a'"}, one(F32, "[1]", "[4,8]"), "abcdabcd")
@@ -147,7 +150,8 @@ describe("safetensors", function()
     files.refused("protocol", {"100000001 bytes"}, safetensors.decode, ("<I8"):pack(100000001) .. "{}")
     files.refused("protocol", {"cut off in its header"}, safetensors.decode, ("<I8"):pack(3) .. "{}")
     local name = ("x"):rep(10000) .. "\n"
-    local err = files.refused("protocol", {"xxx..."}, safetensors.decode, made(('{"%s\\n":1}'):format(name:sub(1, -2))))
+    local err = files.refused("protocol", {"xxx..."}, safetensors.decode,
+      made(('{"%s\\n":1}'):format(name:sub(1, -2))))
     assert.is_true(#err.message < 300 and not err.message:find("\n"))
   end)
 
@@ -178,8 +182,8 @@ describe("Python's safetensors", function()
 
   it("reads what is written here, and writes the same bytes", function()
     local tensors = {}
-    for i, dtype in ipairs{"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "int64",
-      "uint64"} do
+    for i, dtype in ipairs{"bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64",
+      "int64", "uint64"} do
       tensors[#tensors + 1] = {name = "v." .. dtype, array = array.new(dtype, {dtype == "bool" or i,
         dtype ~= "bool" and 100 or false})}
       tensors[#tensors + 1] = {name = "m." .. dtype, array = array.matrix(dtype, array.fill(dtype, 6), 2)}

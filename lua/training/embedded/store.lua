@@ -99,7 +99,8 @@ local function files_of(path, given, now)
   local created, durable = given.created_at or now, given.durable ~= false
   local about = {
     format = FORMAT, version = VERSION, path = path, kind = given.kind, base = given.base, lora = given.lora,
-    policy = given.policy, optimizer_step = optimizer and optimizer.step, created_at = created, ttl = given.ttl,
+    policy = given.policy, sampled = given.sampled, optimizer_step = optimizer and optimizer.step,
+    created_at = created, ttl = given.ttl,
     expires_at = created + (given.ttl or durable and YEAR or DAY), immutable = given.immutable == true,
     durable = durable, files = {},
   }
@@ -165,8 +166,8 @@ local function checkpoint_of(fetch, place, about)
   end
   local checkpoint = {
     path = about.path, kind = about.kind, base = about.base, lora = about.lora, policy = about.policy,
-    ttl = about.ttl, immutable = about.immutable, durable = about.durable, created_at = about.created_at,
-    expires_at = about.expires_at, bytes = about.bytes, config = parsed(CONFIG, decode, want(CONFIG)),
+    sampled = about.sampled, ttl = about.ttl, immutable = about.immutable, durable = about.durable,
+    created_at = about.created_at, expires_at = about.expires_at, bytes = about.bytes, config = parsed(CONFIG, decode, want(CONFIG)),
   }
   checkpoint.config.model_type = nil
   if about.lora then

@@ -55,8 +55,8 @@ local function contents(model, mode, options)
     lora = lora and {rank = lora.rank, scale = lora.scale, attn = lora.attn, mlp = lora.mlp,
       unembed = lora.unembed},
     optimizer = optimizer,
-    policy = policies.copy(model.policy), ttl = options.ttl, immutable = options.immutable,
-    durable = options.durable, created_at = os.time(),
+    policy = policies.copy(model.policy), sampled = model.sampled, ttl = options.ttl,
+    immutable = options.immutable, durable = options.durable, created_at = os.time(),
   }
 end
 
@@ -140,6 +140,7 @@ local function load(service, model, path, optimizer)
   core:set_optimizer(optimizer and {step = found.optimizer.step,
     tensors = sources.by_name(found.optimizer.tensors)} or nil)
   policies.commit(model, policies.copy(found.policy))
+  model.sampled = found.sampled or 0   -- seeds go on as they would have
   return {load_weights = {type = "load_weights", path = path, policy_version = policies.copy(found.policy)}}
 end
 
