@@ -1,0 +1,144 @@
+-- `training.Client{endpoint = "embedded:"}`: its options, base models of one's own, and runs that are kept in a
+-- folder.
+
+local training = require "training"
+local task = require "riverlua.task"
+
+local has_trainer, core = pcall(require, "riverlua.core.trainer")
+if not has_trainer then
+  pending("this riverlua has no trainer")
+  return
+end
+
+local CONFIG = {vocabulary = 256, width = 16, layers = 1, heads = 2, hidden = 32, context = 32,
+  positions = "rotary", tied = false, rotary_base = 10000.0, norm_epsilon = 1e-5}
+
+describe("the endpoint embedded:", function()
+  local folder
+
+  setup(function()
+    local pipe = assert(io.popen("mktemp -d"))
+    folder = pipe:read("l")
+    pipe:close()
+    local engine <close> = core.open{threads = 1}
+    require("training.embedded.base_models").write(folder .. "/bases", "mine/tiny", CONFIG,
+      engine:base(CONFIG, nil, 3):tensors())
+  end)
+  teardown(function() os.execute("rm -rf '" .. folder .. "'") end)
+  after_each(function() assert.same({}, task.waiting()) end)
+
+  local function open(path, more)
+    local own = {base_models = folder .. "/bases", threads = 1}
+    for name, value in pairs(more or {}) do own[name] = value end
+    return training.Client{endpoint = "embedded:" .. (path or ""), embedded = own}
+  end
+
+  local function create(client, more)
+    local options = {base_model = "mine/tiny", lora = training.LoraConfig{rank = 2}}
+    for name, value in pairs(more or {}) do options[name] = value end
+    return client:session():create_model(options)
+  end
+
+  -- Logprobs of what is sampled in so many steps.
+  local function run(model, steps)
+    local seen = {}
+    for _ = 1, steps do
+      local group = model:sample{prompts = {"ab"}, num_samples = 4, max_tokens = 5,
+        return_prompt_token_ids = true}[1]
+      local data = {}
+      for k, sample in ipairs(group) do
+        data[k] = training.grpo_data(sample.prompt_token_ids, sample, k % 2 == 0 and 1.0 or -1.0)
+        seen[#seen + 1] = table.concat(sample.logprobs, " ")
+      end
+      model:forward_backward{data = data, loss_fn = "importance_sampling"}
+      assert.is_true(model:optim_step{lr = 1e-3}.metrics.grad_norm > 0)
+    end
+    return seen
+  end
+
+  it("says what is wrong with its options", function()
+    for text, options in pairs{
+      ["unknown option 'thread'; did you mean 'threads'"] = {thread = 1},
+      ["'threads' must be an integer"] = {threads = "two"},
+      ["'threads' must be from 1 to 1024"] = {threads = 0},
+      ["'seed' must be an integer"] = {seed = 1.5},
+      ["'base_models' must be a string"] = {base_models = {}},
+    } do
+      local ok, err = pcall(training.Client, {endpoint = "embedded:", embedded = options})
+      assert.is_false(ok)
+      assert.equal("argument", err.kind)
+      assert.truthy(err.message:find(text, 1, true), err.message)
+    end
+  end)
+
+  it("needs no key, and has neither deployments nor a console", function()
+    local client <close> = open()
+    assert.equal("training.Client(embedded:)", tostring(client))
+    local ok, err = pcall(client.list_deployments, client)
+    assert.is_false(ok)
+    assert.equal("unsupported", err.kind)
+    local model = create(client)
+    ok, err = pcall(model.log, model, {reward = 1})
+    assert.is_false(ok)
+    assert.equal("argument", err.kind)
+  end)
+
+  it("has base models of one's own among its own", function()
+    local client <close> = open()
+    local names = table.concat(client:get_capabilities(), " ")
+    assert.truthy(names:find("mine/tiny", 1, true), names)
+    assert.truthy(names:find("embedded/rambler-134k", 1, true), names)
+    local ok, err = pcall(client.sample, client, {prompts = {"a"}, base_model = "mine/tinny"})
+    assert.is_false(ok)
+    assert.equal("invalid_request", err.kind)
+    assert.truthy(err.message:find("mine/tiny", 1, true), err.message)
+    assert.equal(4, #client:sample{prompts = {"a"}, base_model = "mine/tiny", max_tokens = 4}[1].tokens)
+  end)
+
+  it("goes on with a run of another process where it was saved", function()
+    local path, expected
+    do
+      local client <close> = open(folder .. "/runs")
+      local model = create(client)
+      run(model, 2)
+      path = model:save_weights("two").path
+      expected = run(model, 2)
+    end
+    local client <close> = open(folder .. "/runs", {threads = 2})
+    local model = create(client, {checkpoint = path})
+    assert.equal(2, model.step)
+    assert.same(expected, run(model, 2))
+    assert.equal(200, client:chat_complete_from_checkpoint{messages = {{role = "user", content = "a"}},
+      checkpoint_path = path, max_tokens = 4}.status_code)
+    assert.equal(0, model:get_info().run_storage_bytes)          -- the checkpoint is another run's
+  end)
+
+  it("forgets what it keeps in memory", function()
+    local path
+    do
+      local client <close> = open()
+      path = create(client):save_weights("a").path
+    end
+    local client <close> = open()
+    local ok, err = pcall(create, client, {checkpoint = path})
+    assert.is_false(ok)
+    assert.equal("not_found", err.kind)
+  end)
+
+  it("says what is wrong with a folder, and with a checkpoint in it that was damaged", function()
+    local ok, err = pcall(open, "/proc/none")
+    assert.is_false(ok)
+    assert.equal("storage", err.kind)
+    local path
+    do
+      local client <close> = open(folder .. "/damaged")
+      path = create(client):save_weights("a").path
+    end
+    os.execute(("find '%s/damaged' -name '*.safetensors' -exec truncate -s 10 {} +"):format(folder))
+    local client <close> = open(folder .. "/damaged")
+    ok, err = pcall(create, client, {checkpoint = path})
+    assert.is_false(ok)
+    assert.truthy(err.message:find("is damaged", 1, true), err.message)
+    assert.is_table(create(client))
+  end)
+end)
