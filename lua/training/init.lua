@@ -26,7 +26,8 @@ end
 
 -- Name → module that it is, or module and name of a function in it; loaded when asked for.
 local MODULES = {nest = "training.nest", datasets = "training.datasets", rewards = "training.rewards",
-  pricing = "training.pricing", progress = "training.progress", loss_graph = "training.loss_graph"}
+  pricing = "training.pricing", progress = "training.progress", loss_graph = "training.loss_graph",
+  embedded = "training.embedded"}
 local FUNCTIONS = {
   LoraConfig = {"training.lora", "LoraConfig"}, BuiltinLoss = {"training.losses", "BuiltinLoss"},
   Run = {"training.run", "Run"}, resumable = {"training.resumable", "resumable"},
