@@ -214,7 +214,8 @@ function base_models.write(root, name, config, tensors, made)
   local whole = {model_type = MODEL_TYPE, name = name, made = made,
     weights = {bytes = #bytes, sha256 = digest.hex(digest.sha256(bytes))}}
   for field, default in pairs(base_models.CONFIG) do
-    whole[field] = config[field] == nil and default or config[field]
+    whole[field] = config[field]
+    if whole[field] == nil then whole[field] = default end
   end
   local owner, model = base_models.parts(name)
   store_folder.open(root):put(owner, model, {[CONFIG] = encode(whole) .. "\n", [MODEL] = bytes}, false)
