@@ -86,12 +86,15 @@ static size_t partition(rvl_candidate *c, size_t from, size_t to, uint32_t *stat
   return place;
 }
 
-/* All tokens; NaN is the least probable. */
-static void list(rvl_choice *choice) {
+/* The tokens that weigh at least so much; NaN, if there is one, is the least probable. How many. */
+static size_t list(rvl_choice *choice, double least) {
+  size_t count = 0;
   for (size_t i = 0; i < choice->vocabulary; i++) {
+    if ((double)choice->weights[i] < least) continue;
     float logit = choice->logits[i];
-    choice->candidates[i] = (rvl_candidate){isnan(logit) ? -INFINITY : logit, (int32_t)i};
+    choice->candidates[count++] = (rvl_candidate){isnan(logit) ? -INFINITY : logit, (int32_t)i};
   }
+  return count;
 }
 
 /* Moves the `count` first ones of `all` to the front, in no order. */
@@ -135,13 +138,17 @@ static double weight_of(const rvl_choice *choice, size_t count) {
 /* The last one of the first `count`, and the weight of them all. */
 static rvl_candidate last_kept(rvl_choice *choice, int64_t top_k, double top_p, double *weight) {
   rvl_candidate *c = choice->candidates;
-  size_t count = choice->vocabulary;
-  list(choice);
-  if (top_k > 0 && (uint64_t)top_k < count) {
-    select_count(c, count, (size_t)top_k);
+  size_t all = choice->vocabulary, count;
+  if (top_k > 0 && (uint64_t)top_k < all) {
+    select_count(c, list(choice, 0), (size_t)top_k);
     count = (size_t)top_k;
+    if (top_p < 1) count = select_weight(choice, count, top_p * weight_of(choice, count));
+  } else {
+    /* what is less, by half for rounding, is not needed: together these have less than 1 - top_p */
+    top_p = fmax(top_p, 0);
+    size_t some = list(choice, 0.5 * (1 - top_p) * choice->total / (double)all);
+    count = select_weight(choice, some, top_p * choice->total);
   }
-  if (top_p < 1) count = select_weight(choice, count, top_p * weight_of(choice, count));
   rvl_candidate last = c[0];
   for (size_t i = 1; i < count; i++) {
     if (before(last, c[i])) last = c[i];
@@ -190,8 +197,7 @@ static int compare(const void *a, const void *b) {
 
 void rvl_choice_top(rvl_choice *choice, size_t count, int32_t *ids, float *logprobs) {
   size_t there = count < choice->vocabulary ? count : choice->vocabulary;
-  list(choice);
-  select_count(choice->candidates, choice->vocabulary, there);
+  select_count(choice->candidates, list(choice, 0), there);
   qsort(choice->candidates, there, sizeof *choice->candidates, compare);
   for (size_t i = 0; i < count; i++) {
     ids[i] = i < there ? choice->candidates[i].id : -1;
