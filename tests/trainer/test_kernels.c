@@ -139,7 +139,8 @@ static void test_gelu(void **state) {
   (void)state;
   const rvl_kernels *k;
   EACH_SET(k) EACH_LENGTH(l, n) {
-    float *x = normals(n, 3), *y = normals(n, 1), *dy = normals(n, 1), *dx = copy_of(dy, n), *again = normals(n, 1);
+    float *x = normals(n, 3), *y = normals(n, 1), *again = normals(n, 1);
+    float *dy = normals(n, 1), *dx = copy_of(dy, n);
     k->gelu(n, x, y);
     k->gelu_backward(n, x, dx, again);
     for (size_t i = 0; i < n; i++) {
@@ -252,7 +253,8 @@ static double norm_loss(const norm_case *c, size_t row, const double *x) {
   return total;
 }
 
-static void check_norm_backward(const rvl_kernels *k, const norm_case *c, const float *x, const float *dx, const float *before) {
+static void check_norm_backward(const rvl_kernels *k, const norm_case *c, const float *x, const float *dx,
+                                const float *before) {
   double row[MOST];
   for (size_t r = 0; r < c->rows; r++) {
     for (size_t i = 0; i < c->width; i++) row[i] = x[r * c->width + i];
@@ -406,8 +408,9 @@ static void check_attention(const rvl_kernels *k, head_case *c, bool keep) {
   float *kept = keep ? malloc(n * rvl_padded(n) * sizeof *kept) : NULL;
   float *gaps = copy_of(dqkv, qkv_count);
   memset(scratch, 0xff, rvl_head_scratch(n, width) * sizeof *scratch);     /* NaN: nothing unset is read */
-  rvl_head head = {.length = n, .width = width, .query = c->qkv, .key = c->qkv + width, .value = c->qkv + 2 * width,
-                   .stride = c->stride, .mask = c->mask, .kept = kept, .logsum = logsum, .scratch = scratch};
+  rvl_head head = {.length = n, .width = width, .query = c->qkv, .key = c->qkv + width,
+                   .value = c->qkv + 2 * width, .stride = c->stride, .mask = c->mask, .kept = kept,
+                   .logsum = logsum, .scratch = scratch};
   attention_in_double(c);
   k->attention(&head, out, width);
   for (size_t i = 0; i < n * width; i++) is_near(k, out[i], c->out[i], 1e-5);
@@ -425,17 +428,20 @@ static void check_attention(const rvl_kernels *k, head_case *c, bool keep) {
 
 static void test_attention(void **state) {
   (void)state;
-  static const size_t sizes[][2] = {{1, 16}, {2, 2}, {5, 6}, {16, 16}, {17, 16}, {24, 16}, {31, 32}, {32, 48}, {33, 12},
-                                    {63, 64}, {64, 32}, {65, 20}, {100, 16}, {130, 8}, {200, 33}};
+  static const size_t sizes[][2] = {{1, 16}, {2, 2}, {5, 6}, {16, 16}, {17, 16}, {24, 16}, {31, 32}, {32, 48},
+                                    {33, 12}, {63, 64}, {64, 32}, {65, 20}, {100, 16}, {130, 8}, {200, 33}};
   const rvl_kernels *k;
   EACH_SET(k) for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) for (int form = 0; form < 6; form++) {
-    head_case c = {.length = sizes[s][0], .width = sizes[s][1], .stride = 3 * sizes[s][1] + (form % 2 == 0 ? 0 : 5)};
+    head_case c = {.length = sizes[s][0], .width = sizes[s][1]};
+    c.stride = 3 * c.width + (form % 2 == 0 ? 0 : 5);
     c.qkv = normals(c.length * c.stride, 1);
     c.p = calloc(c.length * c.length, sizeof *c.p);
     c.out = calloc(c.length * c.width, sizeof *c.out);
     uint8_t *mask = malloc(c.length);
     /* none, here and there, all of the first third: these tokens see nothing */
-    for (size_t i = 0; i < c.length; i++) mask[i] = form < 4 ? rvl_random_uniform(&generator) > 0.3 : i >= c.length / 3 + 1;
+    for (size_t i = 0; i < c.length; i++) {
+      mask[i] = form < 4 ? rvl_random_uniform(&generator) > 0.3 : i >= c.length / 3 + 1;
+    }
     if (form >= 2) c.mask = mask;
     check_attention(k, &c, form % 2 == 1);
     free(c.qkv), free(c.p), free(c.out), free(mask);
@@ -453,7 +459,8 @@ static void test_attend(void **state) {
     c.qkv = normals(c.length * c.stride, 1);
     c.p = calloc(c.length * c.length, sizeof *c.p);
     c.out = calloc(c.length * c.width, sizeof *c.out);
-    float *keys = calloc(c.width * padded, sizeof *keys), *scores = malloc(padded * sizeof *scores);
+    float *keys = malloc(c.width * padded * sizeof *keys), *scores = malloc(padded * sizeof *scores);
+    memset(keys, 0xff, c.width * padded * sizeof *keys);       /* NaN: of no token yet */
     attention_in_double(&c);
     for (size_t t = 0; t < c.length; t++) {
       float *out = normals(c.width, 1);
@@ -479,7 +486,8 @@ static void test_attention_shows_what_is_no_number(void **state) {
                      .stride = 3 * WIDTH, .logsum = logsum, .scratch = scratch};
     k->attention(&head, out, WIDTH);
     assert_true(isnan(out[0]));
-    assert_true(isnan(out[(LENGTH - 1) * WIDTH]) == (part > 0));         /* all see its key and value, not its query */
+    /* all see its key and value, not its query */
+    assert_true(isnan(out[(LENGTH - 1) * WIDTH]) == (part > 0));
     free(qkv), free(out), free(scratch);
   }
 }
