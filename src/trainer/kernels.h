@@ -15,7 +15,7 @@ typedef struct rvl_head {
   size_t length, width;        /* tokens; floats of a query */
   const float *query, *key, *value;
   size_t stride;               /* of query, key and value */
-  const uint8_t *mask;         /* of the tokens: 0 is a key that nobody sees; NULL: all are seen */
+  const uint8_t *mask;         /* of the tokens: 0 is one that no other sees; NULL: all are seen */
   float *kept;                 /* [length, rvl_padded(length)]: probabilities for backward; NULL: made again */
   float *logsum;               /* [length], for backward */
   float *scratch;              /* rvl_head_scratch floats */
@@ -83,7 +83,7 @@ typedef struct rvl_kernels {
   void (*rotary)(size_t heads, size_t width, const float *turn, bool back, float *x);
 
   /* ---- attention */
-  /* out[t · out_stride] = Σ probabilities · values, causal. A token that sees no key gets 0. */
+  /* out[t · out_stride] = Σ probabilities · values of the token itself and those before it. */
   void (*attention)(const rvl_head *head, float *out, size_t out_stride);
   /* Sets the gradients of query, key and value, which have the same stride as these. */
   void (*attention_backward)(const rvl_head *head, const float *dout, size_t out_stride, float *dquery,

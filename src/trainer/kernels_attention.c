@@ -174,7 +174,6 @@ typedef struct work {
   size_t query_stride, key_stride, value_stride;
   float *key_columns;                    /* [width, padded] */
   float *hidden;                         /* [padded]: -infinity where the mask is 0; NULL: no mask */
-  size_t first_seen;                     /* tokens before it see no key */
   float scale;                           /* of a score */
 } work;
 
@@ -191,12 +190,7 @@ INLINE work prepare(const rvl_head *head, bool scores, float **scratch) {
   if (head->mask == NULL) return w;
   w.hidden = *scratch;
   *scratch += w.padded;
-  w.first_seen = w.length;
-  for (size_t t = w.length; t-- > 0;) {
-    w.hidden[t] = head->mask[t] != 0 ? 0.0f : -INFINITY;
-    if (head->mask[t] != 0) w.first_seen = t;
-  }
-  for (size_t t = w.length; t < w.padded; t++) w.hidden[t] = 0.0f;
+  for (size_t t = 0; t < w.padded; t++) w.hidden[t] = t < w.length && head->mask[t] == 0 ? -INFINITY : 0.0f;
   return w;
 }
 
@@ -215,34 +209,44 @@ INLINE vec visible(const work *w, const float *scores, size_t i, size_t seen) {
   return first(v, seen - i, -INFINITY);
 }
 
+/* A token sees itself, whatever the mask says: so there is always something to see. Returns what hide takes. */
+INLINE float show(const work *w, size_t token) {
+  if (w->hidden == NULL) return 0;
+  float before = w->hidden[token];
+  w->hidden[token] = 0;
+  return before;
+}
+
+INLINE void hide(const work *w, size_t token, float before) {
+  if (w->hidden != NULL) w->hidden[token] = before;
+}
+
 /* Scores of a query who sees the first `seen` keys become probabilities, zeros up to `end`. Returns log Σ exp. */
 INLINE float probabilities_of(const work *w, size_t seen, size_t end, float *scores) {
-  size_t i = 0;
-  float logsum = 0;
-  if (seen > w->first_seen) {
-    vec most = splat(-INFINITY), total = {0};
-    for (i = 0; i < seen; i += LANES) most = greater(visible(w, scores, i, seen), most);
-    float top = greatest(most);
-    for (i = 0; i < seen; i += LANES) {
-      vec e = exponential(visible(w, scores, i, seen) - top);
-      total += e;
-      store(scores + i, e);
-    }
-    float all = sum(total), share = 1.0f / all;
-    for (size_t k = 0; k < i; k += LANES) store(scores + k, load(scores + k) * share);
-    logsum = top + logf(all);
+  float before = show(w, seen - 1);
+  vec most = splat(-INFINITY), total = {0};
+  size_t i;
+  for (i = 0; i < seen; i += LANES) most = greater(visible(w, scores, i, seen), most);
+  float top = greatest(most);
+  for (i = 0; i < seen; i += LANES) {
+    vec e = exponential(visible(w, scores, i, seen) - top);
+    total += e;
+    store(scores + i, e);
   }
+  float all = sum(total), share = 1.0f / all;
+  for (size_t k = 0; k < i; k += LANES) store(scores + k, load(scores + k) * share);
   for (; i < end; i += LANES) store(scores + i, (vec){0});
-  return logsum;
+  hide(w, seen - 1, before);
+  return top + logf(all);
 }
 
 /* The same when log Σ exp is known. */
 INLINE void probabilities_again(const work *w, size_t seen, size_t end, float logsum, float *scores) {
+  float before = show(w, seen - 1);
   size_t i = 0;
-  if (seen > w->first_seen) {
-    for (; i < seen; i += LANES) store(scores + i, exponential(visible(w, scores, i, seen) - logsum));
-  }
+  for (; i < seen; i += LANES) store(scores + i, exponential(visible(w, scores, i, seen) - logsum));
   for (; i < end; i += LANES) store(scores + i, (vec){0});
+  hide(w, seen - 1, before);
 }
 
 /* ----------------------------------------------------------------------------------------------- forward */

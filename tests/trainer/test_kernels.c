@@ -365,13 +365,13 @@ static void attention_in_double(head_case *c) {
       for (size_t x = 0; x < c->width; x++) {
         score += (double)c->qkv[i * c->stride + x] * c->qkv[j * c->stride + c->width + x];
       }
-      p[j] = j > i || (c->mask != NULL && c->mask[j] == 0) ? -INFINITY : score / sqrt((double)c->width);
+      p[j] = j > i || (j < i && c->mask != NULL && c->mask[j] == 0) ? -INFINITY : score / sqrt((double)c->width);
       most = fmax(most, p[j]);
     }
     for (size_t j = 0; j < c->length; j++) total += p[j] = isinf(p[j]) ? 0 : exp(p[j] - most);
     for (size_t x = 0; x < c->width; x++) c->out[i * c->width + x] = 0;
     for (size_t j = 0; j < c->length; j++) {
-      if (total > 0) p[j] /= total;
+      p[j] /= total;
       for (size_t x = 0; x < c->width; x++) {
         c->out[i * c->width + x] += p[j] * c->qkv[j * c->stride + 2 * c->width + x];
       }
@@ -438,7 +438,7 @@ static void test_attention(void **state) {
     c.p = calloc(c.length * c.length, sizeof *c.p);
     c.out = calloc(c.length * c.width, sizeof *c.out);
     uint8_t *mask = malloc(c.length);
-    /* none, here and there, all of the first third: these tokens see nothing */
+    /* none, here and there, all of the first third: these tokens see themselves only */
     for (size_t i = 0; i < c.length; i++) {
       mask[i] = form < 4 ? rvl_random_uniform(&generator) > 0.3 : i >= c.length / 3 + 1;
     }

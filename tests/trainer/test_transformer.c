@@ -95,11 +95,10 @@ static void attend(const rvl_model_config *c, size_t count, size_t head, const d
     const double *key = qkv + t * 3 * d + d + head * width;
     p[t] = 0;
     for (size_t i = 0; i < width; i++) p[t] += query[i] * key[i] / sqrt((double)width);
-    if (mask != NULL && mask[t] == 0) p[t] = -INFINITY;
+    if (mask != NULL && mask[t] == 0 && t + 1 < count) p[t] = -INFINITY;
     most = fmax(most, p[t]);
   }
   for (size_t i = 0; i < width; i++) y[head * width + i] = 0;
-  if (isinf(most)) return;
   for (size_t t = 0; t < count; t++) total += p[t] = exp(p[t] - most);
   for (size_t t = 0; t < count; t++) {
     const double *value = qkv + t * 3 * d + 2 * d + head * width;
