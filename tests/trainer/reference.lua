@@ -217,8 +217,8 @@ local function sampled(from, prompt, vocabulary)
     top_logprobs = vocabulary, prompt_logprobs = true}}[1]
 end
 
--- The log-probabilities of the whole vocabulary, as the sampler has them: those of a prompt (whose first row is padding),
--- and those of a token that it chooses after half of it.
+-- The log-probabilities of the whole vocabulary, as the sampler has them: those of a prompt (whose first row is
+-- padding), and those of a token that it chooses after half of it.
 function reference.distribution(from, model, told)
   local ids, vocabulary = told.ids, model.config.vocabulary
   local function same(logprob, position, id)

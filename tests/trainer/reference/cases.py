@@ -158,7 +158,6 @@ def distribution(model, ids):
 
 # Rates at which rounding is not blown up: ten times as fast, PyTorch in single precision is 1 % off itself in double.
 ADAMW = {"lr": 0.001, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip": 0.8}
-ADAPTED_ADAMW = {**ADAMW, "lr": 0.0002}
 
 
 def optimize(model, trainable, data, steps, options):
@@ -199,8 +198,8 @@ def build_adapted(config, seed, options):
     return model, named
 
 
-def record(name, config, adapters, seed, chosen=LOSSES, steps=0):
-    """Everything about one model."""
+def record(name, config, adapters, seed, chosen=LOSSES, steps=0, slower=1):
+    """Everything about one model. The optimizer's steps are smaller by `slower`."""
     stream, model = Stream(seed + 1000), build(config, seed)
     data = make_data(stream, model)
     result = {"name": name, "config": dataclasses.asdict(config), "seed": seed, "data": written(data),
@@ -210,8 +209,8 @@ def record(name, config, adapters, seed, chosen=LOSSES, steps=0):
     result["adapted"] = [evaluate(adapted, named, data, *loss) for loss in chosen[:1] + chosen[5:6]]
     result["adapted_distribution"] = distribution(adapted, data[0]["input_ids"])
     if steps:
-        result["adamw"] = optimize(model, ordered(model), data, steps, ADAMW)
-        result["adapted_adamw"] = optimize(adapted, named, data, steps, ADAPTED_ADAMW)
+        result["adamw"] = optimize(model, ordered(model), data, steps, {**ADAMW, "lr": ADAMW["lr"] / slower})
+        result["adapted_adamw"] = optimize(adapted, named, data, steps, {**ADAMW, "lr": ADAMW["lr"] / 5 / slower})
     return result
 
 

@@ -44,7 +44,7 @@ def chance(seed):
     for number in range(3):
         config, adapters = cases.random_config(stream)
         chosen = [cases.LOSSES[stream.below(len(cases.LOSSES))] for _ in range(6)]
-        models.append(cases.record("random_%d" % number, config, adapters, stream.below(1 << 30), chosen, 10))
+        models.append(cases.record("random_%d" % number, config, adapters, stream.below(1 << 30), chosen, 10, 10))
     return {"torch": torch.__version__.split("+", 1)[0], "models": models}
 
 
