@@ -13,7 +13,7 @@ import urllib.request
 import warnings
 
 sys.dont_write_bytecode = True
-MODEL = "standin/bytes"
+MODEL = os.environ.get("OFFICIAL_MODEL", "standin/bytes")
 _cache = tempfile.mkdtemp(prefix="standin-hub-")
 atexit.register(shutil.rmtree, _cache, True)
 os.environ.update(HF_HOME=_cache, HF_HUB_CACHE=os.path.join(_cache, "hub"), HF_HUB_OFFLINE="1",
