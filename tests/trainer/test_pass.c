@@ -16,6 +16,44 @@
 
 enum { EXAMPLES = 60, LONGEST = 300 };
 
+/* ---------------------------------------------------------------------- memory that is not there on order */
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#endif
+#if defined(__GLIBC__) && !defined(SANITIZED)
+#define FAILING_MALLOC 1
+
+void *__libc_calloc(size_t, size_t);
+void *__libc_memalign(size_t, size_t);
+
+static volatile long granted = -1;   /* allocations of this program that are still granted; negative: all */
+
+extern const char __executable_start, etext;
+
+static bool refused(const void *caller) {
+  if ((const char *)caller < &__executable_start || (const char *)caller >= &etext) return false;
+  if (granted > 0) granted--;
+  else if (granted == 0) {
+    granted = -1;
+    return true;
+  }
+  return false;
+}
+
+#define REFUSED refused(__builtin_return_address(0))
+
+void *calloc(size_t count, size_t size) { return REFUSED ? NULL : __libc_calloc(count, size); }
+void *aligned_alloc(size_t to, size_t size) { return REFUSED ? NULL : __libc_memalign(to, size); }
+#endif
+
+/* ---------------------------------------------------------------------------------------------------- */
+
 static rvl_blas blas;
 
 static int set_up(void **state) {
@@ -274,8 +312,56 @@ static void adapters_get_the_gradient_of_the_loss(void **state) {
   free_corpus(&c);
 }
 
+#ifdef FAILING_MALLOC
+/* Whatever is not there, it says so and leaves the gradient alone, and does the work when it is there again. */
+static void a_request_without_memory(void **state) {
+  (void)state;
+  if (getenv("RIVERLUA_VALGRIND") != NULL) skip();     /* it brings a malloc of its own */
+  corpus c;
+  rvl_model_layout layout;
+  rvl_loss loss = loss_of("dro");
+  make_corpus(&c);
+  assert_true(rvl_model_layout_init(&layout, &small));
+  rvl_pool *pool = rvl_pool_new(1);
+  assert_non_null(pool);
+  float *weights = floats_like(NULL, layout.floats), *zeros = floats_like(NULL, layout.floats), *first = NULL;
+  rvl_model_initialise(&layout, 1, weights);
+  long failures = 0;
+  for (long n = -1; failures > n; n++) {
+    float *gradient = floats_like(NULL, layout.floats);
+    rvl_pass_request request = {.weights = weights, .examples = c.examples, .count = 12, .loss = &loss,
+                                .gradient = gradient};
+    rvl_pass_result result;
+    granted = n;
+    rvl_pass *pass = rvl_pass_new(&layout, &blas, pool);
+    rvl_pass_status status = pass != NULL ? rvl_pass_run(pass, &request, &result) : RVL_PASS_NO_MEMORY;
+    bool failed = n >= 0 && granted < 0;
+    granted = -1;
+    failures += failed || n < 0;
+    assert_int_equal(status, failed ? RVL_PASS_NO_MEMORY : RVL_PASS_DONE);
+    if (failed) assert_memory_equal(gradient, zeros, layout.floats * sizeof *gradient);
+    if (failed && pass != NULL) assert_int_equal(rvl_pass_run(pass, &request, &result), RVL_PASS_DONE);
+    if (first == NULL) first = floats_like(gradient, layout.floats);
+    if (pass != NULL) {
+      assert_memory_equal(gradient, first, layout.floats * sizeof *gradient);
+      rvl_pass_result_free(&result);
+    }
+    rvl_pass_free(pass);
+    rvl_model_free(gradient);
+  }
+  assert_true(failures > 8);
+  rvl_model_free(weights), rvl_model_free(zeros), rvl_model_free(first);
+  rvl_pool_free(pool);
+  rvl_model_layout_free(&layout);
+  free_corpus(&c);
+}
+#endif
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+#ifdef FAILING_MALLOC
+      cmocka_unit_test(a_request_without_memory),
+#endif
       cmocka_unit_test(threads_change_no_number),
       cmocka_unit_test(requests_add_up),
       cmocka_unit_test(a_request_that_is_cancelled_leaves_the_gradient_alone),
