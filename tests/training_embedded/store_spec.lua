@@ -289,6 +289,37 @@ describe("checkpoints in a folder", function()
     assert.equal(before, files.tree(path):gsub("%./run%-1/small/[^\n]*\n", "") .. "")
   end)
 
+  local MOUNT = "unshare -m sh -c 'mount -t tmpfs -o size=1m none \"$0\" && exec \"$@\"' "
+  local path_of_mount = folder()
+  os.execute("mkdir -p " .. path_of_mount)
+  local can_mount = os.execute(MOUNT .. path_of_mount .. " true 2>/dev/null")
+  files.remove(path_of_mount)
+
+  -- a disk of a megabyte takes root and namespaces
+  ;(can_mount and it or pending)("stay what they were when a disk of their own is full", function()
+    local path = folder()
+    os.execute("mkdir -p " .. path)
+    local result = servers.run([[
+      local array, store = require "riverlua.array", require "training.embedded.store"
+      local kept = store.new{path = arg[1] .. "/runs"}
+      local function save(count, value)
+        local values = array.fill("float32", count, value)
+        return kept:save("river://r/weights/final", {kind = "training", base = "b", config = {},
+          tensors = {{name = "w", array = values}},
+          optimizer = {step = value, tensors = {{name = "m", array = values}}}})
+      end
+      local function value()
+        local loaded = kept:load("river://r/weights/final")
+        return loaded.tensors[1].array[1], loaded.optimizer.step
+      end
+      save(40000, 1)
+      local ok, err = pcall(save, 100000, 2)
+      print(ok, err.kind, err.message:match("No space left on device"), value())
+      print(pcall(save, 20000, 3), value())
+    ]], {args = {path}, prefix = MOUNT .. path})
+    assert.equal("false\tstorage\tNo space left on device\t1.0\t1\ntrue\t3.0\t3\n", result.out, result.err)
+  end)
+
   it("are seen by two stores of one folder, whole at any time", function()
     local path = folder()
     local a <close> = store.new{path = path}
