@@ -238,7 +238,7 @@ install: all base-models ## install into DESTDIR/PREFIX
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' riverlua.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/riverlua.pc
 	cd $(BUILD)/base-models && for file in embedded/*/*.*; do \
-	  test ! -f $$file || install -D -m 644 $$file $(abspath $(DESTDIR)$(PREFIX))/share/riverlua/base-models/$$file; \
+	  test ! -f $$file || install -D -m 644 $$file $(abspath $(DESTDIR)$(PREFIX))/share/riverlua/base-models/$$file || exit 1; \
 	done
 
 # ---- proving ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ local store = require "training.embedded.store"
 local task = require "riverlua.task"
 
 local servers = files.servers
+local has_trainer, trainer = pcall(require, "riverlua.core.trainer")
 
 local CONFIG = {vocabulary = 256, width = 4, layers = 1, heads = 2, hidden = 8, context = 16, positions = "rotary",
   tied = false, rotary_base = 10000, norm_epsilon = 1e-5}
@@ -479,5 +480,90 @@ for module in config["target_modules"]:
 ]], path .. "/run-1/final", base)
     assert.equal(table.concat(merged, " ") .. "\n", said)
     files.remove(path)
+  end)
+end)
+
+if not has_trainer then return end
+
+describe("a checkpoint of the trainer", function()
+  local engine, path
+  before_each(function() engine, path = trainer.open{threads = 2}, files.new_folder() end)
+  after_each(function()
+    engine:close()
+    files.remove(path)
+  end)
+
+  local SHAPE = {vocabulary = 256, width = 16, layers = 2, heads = 2, hidden = 32, context = 64,
+    positions = "rotary"}
+  local LORA = {rank = 4, scale = 50, attn = true, mlp = true, unembed = true, seed = 1}
+
+  local function learn(model, times)
+    local bytes = require("training.datum").encode{input_ids = {("abcabc"):byte(1, -1)},
+      weights = {1, 1, 1, 1, 1, 0}}
+    for _ = 1, times do
+      model:pass({bytes}, {loss = "cross_entropy", config = {}, gradients = true, clear = true})
+      model:step{lr = 1e-3}
+    end
+  end
+
+  local function by_name(list)
+    local map = {}
+    for _, tensor in ipairs(list) do map[tensor.name] = tensor.array end
+    return map
+  end
+
+  local function saved(model, lora)
+    return {kind = "training", base = "b", config = SHAPE, lora = lora, tensors = model:tensors(),
+      optimizer = model:optimizer()}
+  end
+
+  it("goes on where it was, bit for bit", function()
+    local base = engine:base(SHAPE, nil, 1)
+    for _, lora in ipairs{LORA, false} do
+      local model = engine:model(base, lora or nil)
+      learn(model, 3)
+      local kept <close> = store.new{path = path}
+      kept:save(PATH, saved(model, lora or nil))
+      learn(model, 2)
+      local loaded = kept:load(PATH)
+      local other = engine:model(base, lora or nil)
+      other:set_tensors(by_name(loaded.tensors))
+      other:set_optimizer{step = loaded.optimizer.step, tensors = by_name(loaded.optimizer.tensors)}
+      learn(other, 2)
+      local expected = by_name(model:tensors())
+      for _, tensor in ipairs(other:tensors()) do
+        assert.equal(expected[tensor.name]:bytes(), tensor.array:bytes(), tensor.name)
+      end
+    end
+  end)
+
+  it("holds an adapter that PEFT merges as the trainer does", function()
+    local base = engine:base(SHAPE, nil, 1)
+    local model = engine:model(base, LORA)
+    learn(model, 5)
+    local kept <close> = store.new{path = path}
+    kept:save(PATH, saved(model, LORA))
+    local safetensors = require "training.embedded.safetensors"
+    safetensors.write(path .. "/base", base:tensors())
+    safetensors.write(path .. "/merged", model:merged())
+    local said = files.python([==[
+import json, sys
+import numpy as np
+from safetensors.numpy import load_file
+folder, base, merged = sys.argv[1:]
+config = json.load(open(folder + "/adapter_config.json"))
+adapter, weights, merged = load_file(folder + "/adapter_model.safetensors"), load_file(base), load_file(merged)
+changed = 0
+for module in config["target_modules"]:
+    a = adapter.pop(f"base_model.model.{module}.lora_A.weight").astype("float64")
+    b = adapter.pop(f"base_model.model.{module}.lora_B.weight").astype("float64")
+    delta = config["lora_alpha"] / config["r"] * (b @ a)
+    changed += np.abs(delta).max() > 0.01
+    weights[module + ".weight"] = weights[module + ".weight"] + delta
+assert not adapter and set(weights) == set(merged)
+assert all(np.allclose(weights[name], merged[name], rtol=1e-5, atol=1e-6) for name in weights)
+print(len(config["target_modules"]), changed)
+]==], path .. "/run-1/final", path .. "/base", path .. "/merged")
+    assert.equal("9 9\n", said)
   end)
 end)
