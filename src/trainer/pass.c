@@ -263,7 +263,11 @@ rvl_pass_status rvl_pass_run(rvl_pass *pass, const rvl_pass_request *request, rv
     atomic_store(&r.status, RVL_PASS_NO_MEMORY);
   }
   rvl_pass_status status = (rvl_pass_status)atomic_load(&r.status);
-  if (status != RVL_PASS_DONE) rvl_pass_result_free(result);
-  else if (request->gradient != NULL) add_gradient(pass, request->wanted, pass->total, request->gradient);
+  if (status != RVL_PASS_DONE) {
+    rvl_pass_result_free(result);
+  } else if (request->gradient != NULL) {
+    if (request->clear) memset(request->gradient, 0, pass->layout->floats * sizeof *request->gradient);
+    add_gradient(pass, request->wanted, pass->total, request->gradient);
+  }
   return status;
 }

@@ -28,6 +28,7 @@ typedef struct rvl_pass_request {
   const rvl_loss *loss;
   const bool *wanted;          /* by index of layout->tensors: whose gradient is needed; NULL: all */
   float *gradient;             /* of the layout; added to, when all went well. NULL: no gradients */
+  bool clear;                  /* what is in `gradient` before does not count */
   atomic_bool *cancel;         /* looked at between micro-batches; NULL: nobody cancels */
 } rvl_pass_request;
 

@@ -95,11 +95,10 @@ void rvl_trainable_merge(rvl_trainable *model) {
   if (model->adapted) rvl_lora_merge(&model->lora, model->blas, model->base->weights, model->trained, model->weights);
 }
 
-/* The gradient that a pass adds to: the model's own, or an empty one of merged weights. */
+/* The gradient that a pass adds to: the model's own, or one of merged weights. */
 static float *gradient_for(rvl_trainable *model) {
   if (!model->adapted) return model->gradient;
   if (model->merged_gradient == NULL) model->merged_gradient = rvl_model_floats(model->layout->floats);
-  else memset(model->merged_gradient, 0, model->layout->floats * sizeof(float));
   return model->merged_gradient;
 }
 
@@ -108,12 +107,13 @@ rvl_pass_status rvl_trainable_pass(rvl_trainable *model, rvl_pool *pool, const r
                                    rvl_pass_result *result) {
   if (model->pass == NULL) model->pass = rvl_pass_new(model->layout, model->blas, pool);
   if (model->pass == NULL) return RVL_PASS_NO_MEMORY;
-  if (gradients && clear) memset(model->gradient, 0, model->floats * sizeof(float));
   rvl_pass_request request = {.weights = model->weights, .examples = examples, .count = count, .loss = loss,
-                              .wanted = model->adapted ? model->lora.wanted : NULL, .cancel = cancel};
+                              .wanted = model->adapted ? model->lora.wanted : NULL, .clear = clear || model->adapted,
+                              .cancel = cancel};
   if (gradients && (request.gradient = gradient_for(model)) == NULL) return RVL_PASS_NO_MEMORY;
   rvl_pass_status status = rvl_pass_run(model->pass, &request, result);
   if (status == RVL_PASS_DONE && gradients && model->adapted) {
+    if (clear) memset(model->gradient, 0, model->floats * sizeof(float));
     rvl_lora_project(&model->lora, model->blas, model->trained, model->merged_gradient, model->gradient);
   }
   return status;

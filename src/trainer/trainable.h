@@ -58,7 +58,7 @@ rvl_trained_tensor rvl_trainable_tensor(const rvl_trainable *model, size_t i);
 /* After `trained` has changed. */
 void rvl_trainable_merge(rvl_trainable *model);
 
-/* A request over examples; with `gradients` the model's gradient grows, or is replaced (`clear`). */
+/* A request over examples; with `gradients` the model's gradient grows, or is replaced (`clear`); not when it fails. */
 rvl_pass_status rvl_trainable_pass(rvl_trainable *model, rvl_pool *pool, const rvl_example *examples, size_t count,
                                    const rvl_loss *loss, bool gradients, bool clear, atomic_bool *cancel,
                                    rvl_pass_result *result);
