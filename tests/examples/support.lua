@@ -7,7 +7,7 @@ support.interpreter = os.getenv("RIVERLUA") or "build/riverlua"
 
 -- What would lead an example elsewhere.
 local UNSET = [[-u RIVER_ML_URL -u RIVER_ML_TARGET -u MODELRIVER_API_KEY -u MODELRIVER_API_URL -u MODELRIVER_WORKFLOW
-  -u MODELRIVER_WEBHOOK_SECRET -u WEBHOOK_URL -u PORT]]
+  -u MODELRIVER_WEBHOOK_SECRET -u WEBHOOK_URL -u PORT -u RIVER_API_KEY -u RIVER_ENDPOINT -u RIVER_MODEL]]
 
 local function quote(text) return "'" .. tostring(text):gsub("'", "'\\''") .. "'" end
 

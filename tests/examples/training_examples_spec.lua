@@ -56,3 +56,31 @@ describe("the example of training", function()
     assert.same({}, server:violations())
   end)
 end)
+
+describe("the example of training, on this machine:", function()
+  local path
+  before_each(function() path = os.tmpname() end)
+  after_each(function() os.execute("rm -f " .. path .. "*") end)
+
+  it("grpo_gsm8k.lua climbs with the numbers of the specification, whatever the seed", function()
+    for seed = 1, 5 do
+      local text = run("grpo_gsm8k.lua", {SEED = tostring(seed), PLOT = path .. ".svg"})
+      local curve = {}
+      for reward in text:gmatch("reward/mean ([%d.]+)") do curve[#curve + 1] = tonumber(reward) end
+      assert.equal(29, #curve)
+      assert.truthy(curve[1] < 0.35, text)
+      local last = 0
+      for i = 25, 29 do last = last + curve[i] / 5 end
+      assert.truthy(last > 0.9, text)
+      has(text, "reward/mean", "1.0 ┤", "saved river://", path .. ".svg")
+      local picture <close> = assert(io.open(path .. ".svg"))
+      assert.truthy(picture:read("a"):find("^<svg.*reward/mean.*</svg>%s*$"))
+    end
+  end)
+
+  it("sft.lua learns to sort", function()
+    local text = run("sft.lua")
+    local before, after = text:match("before   answers right ([%d.]+)"), text:match("epoch 2 .*answers right ([%d.]+)")
+    assert.truthy(tonumber(before) < 0.8 and tonumber(after) > 0.95, text)
+  end)
+end)
