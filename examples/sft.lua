@@ -3,9 +3,9 @@
 --   riverlua examples/sft.lua                              on this machine, without an account
 --   RIVER_API_KEY=… riverlua examples/sft.lua [file.jsonl]  on the service
 --
--- Lines of the file: {"question": …, "answer": …}. On this machine a small model that guesses the order of digits learns to
--- sort them. There is no tokenizer here: the service says which ids a text has when it is asked to go on from it for
--- one token. Another service: RIVER_ENDPOINT.
+-- Lines of the file: {"question": …, "answer": …}. On this machine a small model that guesses the order of digits
+-- learns to sort them. There is no tokenizer here: the service says which ids a text has when it is asked to go on from
+-- it for one token. Another service: RIVER_ENDPOINT.
 
 local progress = require "riverlua.progress"
 local training = require "training"

@@ -1,35 +1,56 @@
 -- A long run that goes on: kill it, start it again, and it continues from its last checkpoint. Rewards are computed
 -- while other samples are still being generated.
 --
---   RIVER_API_KEY=… riverlua examples/training_resumable.lua [run.json] [steps]
+--   riverlua examples/training_resumable.lua [run.json] [steps]                      on this machine
+--   RIVER_API_KEY=… riverlua examples/training_resumable.lua [run.json] [steps]      on the service
+--
+-- On this machine the checkpoints are kept in the folder run.json.checkpoints. Another service: RIVER_ENDPOINT.
 
 local training = require "training"
 local progress = require "riverlua.progress"
 
-local MODEL = os.getenv("RIVER_MODEL") or "nvidia/Kimi-K2.6-NVFP4"
 local FILE, STEPS = arg[1] or "run.json", tonumber(arg[2] or "20")
 local PROMPTS, GROUP = 32, 4
 
-local client <close> = training.Client{}
-local bar <close> = progress.bar{total = STEPS, label = "steps"}
-
--- Sums to practise, other ones in each step.
-local function questions(step)
-  local prompts, answers = {}, {}
-  for i = 1, PROMPTS do
-    local a, b = step + i, (step * 7 + i * 3) % 50
-    prompts[i] = ("What is %d + %d? Put the answer inside \\boxed{}."):format(a, b)
-    answers[i] = tostring(a + b)
-  end
-  return prompts, answers
+-- What differs between a service with large models and this machine. `questions`: other ones in each step.
+local place
+if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
+  place = {
+    client = {}, model = "nvidia/Kimi-K2.6-NVFP4", max_tokens = 64, stop = "<|im_end|>",
+    questions = function(step)
+      local prompts, answers = {}, {}
+      for i = 1, PROMPTS do
+        local a, b = step + i, (step * 7 + i * 3) % 50
+        prompts[i] = ("What is %d + %d? Put the answer inside \\boxed{}."):format(a, b)
+        answers[i] = tostring(a + b)
+      end
+      return prompts, answers
+    end,
+  }
+else
+  local rows = training.datasets.load("embedded/digits", {split = "train"})
+  place = {
+    client = {endpoint = "embedded:" .. FILE .. ".checkpoints"}, model = "embedded/rambler-134k", max_tokens = 16,
+    stop = "\n",
+    questions = function(step)
+      local prompts, answers = {}, {}
+      for i, row in ipairs(rows:slice((step - 1) * PROMPTS + 1, step * PROMPTS)) do
+        prompts[i], answers[i] = row.question, training.rewards.extract_gsm8k_answer(row.answer)
+      end
+      return prompts, answers
+    end,
+  }
 end
 
+local client <close> = training.Client(place.client)
+local bar <close> = progress.bar{total = STEPS, label = "steps"}
+
 local function step(model, number, state)
-  local prompts, answers = questions(number)
+  local prompts, answers = place.questions(number)
   local groups = {}
   for i = 1, PROMPTS do groups[i] = {} end
-  for sample, i in model:sample_as_completed{prompts = prompts, num_samples = GROUP, max_tokens = 64,
-    return_prompt_token_ids = true} do
+  for sample, i in model:sample_as_completed{prompts = prompts, num_samples = GROUP, max_tokens = place.max_tokens,
+    stop = {place.stop}, return_prompt_token_ids = true} do
     local group = groups[i]
     group[#group + 1] = {sample = sample, score = training.rewards.boxed(sample.text, answers[i])}
   end
@@ -52,7 +73,7 @@ end
 
 local state, record = training.resumable{
   client = client, path = FILE, steps = STEPS, every = 5, step = step, state = {rewards = {}},
-  model = {base_model = MODEL, lora = training.LoraConfig{rank = 16}},
+  model = {base_model = os.getenv("RIVER_MODEL") or place.model, lora = training.LoraConfig{rank = 16}},
   session = {project = "sums"},
   on_restart = function(err) io.stderr:write("going on in a new session: ", tostring(err), "\n") end,
 }
