@@ -223,6 +223,8 @@ const rvl_kernels RVL_KERNEL(rvl_kernels) = {
     .log_softmax = log_softmax, .softmax = softmax, .softmax_times = softmax_times, .entropy = entropy,
     .norm = norm,
     .norm_again = norm_again, .norm_backward = norm_backward, .rotary = rotary,
+    .fast_products = LANES >= 8, .linear = RVL_KERNEL(rvl_linear), .product = RVL_KERNEL(rvl_product),
+    .outer = RVL_KERNEL(rvl_outer),
     .attention = RVL_KERNEL(rvl_attention), .attention_backward = RVL_KERNEL(rvl_attention_backward),
     .attend = RVL_KERNEL(rvl_attend)};
 

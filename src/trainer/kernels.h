@@ -1,7 +1,7 @@
 /*
 ** The loops that must be vectorised. Their sources are compiled once per instruction set; the fitting ones are
-** chosen when the program runs. Sums have the same order on every call, so that one processor always gives the same
-** result; NaN and infinity go through. No pointer needs to be aligned, none may overlap unless said.
+** chosen when the program runs. Sums have the same order on every call: one processor always gives the same result.
+** NaN and infinity go through. No pointer needs to be aligned, none may overlap unless said.
 */
 #ifndef RVL_KERNELS_H
 #define RVL_KERNELS_H
@@ -21,7 +21,12 @@ typedef struct rvl_head {
   float *scratch;              /* rvl_head_scratch floats */
 } rvl_head;
 
-enum { RVL_KERNELS_PAD = 16, RVL_KERNELS_ROWS = 32 };   /* ROWS: queries that attention takes at a time */
+enum {
+  RVL_KERNELS_PAD = 16,
+  RVL_KERNELS_ROWS = 32,       /* queries that attention takes at a time */
+  RVL_KERNELS_DEPTH = 1024,    /* of a product, at a time */
+  RVL_PRODUCT_SCRATCH = 32 * RVL_KERNELS_DEPTH
+};
 
 static inline size_t rvl_padded(size_t count) {
   return (count + RVL_KERNELS_PAD - 1) / RVL_KERNELS_PAD * RVL_KERNELS_PAD;
@@ -81,6 +86,16 @@ typedef struct rvl_kernels {
   /* Turns one token's `heads` queries (or keys) [heads, width] by its position: `turn` is that position's row of
      rvl_rotary_table. `back`: the other way (gradients). */
   void (*rotary)(size_t heads, size_t width, const float *turn, bool back, float *x);
+
+  /* ---- products of packed rows, as those of blas.h; `add`: to c. Each sum is in the order of the depth, whatever is
+     beside it. scratch: RVL_PRODUCT_SCRATCH floats. */
+  bool fast_products;          /* faster than a BLAS for a micro-batch */
+  void (*linear)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add, float *c,
+                 float *scratch);
+  void (*product)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add, float *c,
+                  float *scratch);
+  void (*outer)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add, float *c,
+                float *scratch);
 
   /* ---- attention */
   /* out[t · out_stride] = Σ probabilities · values of the token itself and those before it. */

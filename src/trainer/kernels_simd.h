@@ -136,6 +136,47 @@ INLINE vec exponential(vec x) {
   return choose(x < least, (vec){0}, p * (vec)low * (vec)high);
 }
 
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#if LANES == 16
+#define LOW(a, b) MIX(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) MIX(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif LANES == 8
+#define LOW(a, b) MIX(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) MIX(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOW(a, b) MIX(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) MIX(a, b, 2, 6, 3, 7)
+#endif
+#endif
+
+/* y = xᵀ, squares of LANES × LANES; rows of x from `count` on are taken for zeros. */
+INLINE void transpose_square(const float *x, size_t stride, size_t count, float *y, size_t y_stride) {
+#ifdef LOW
+  vec rows[LANES], mixed[LANES];
+  for (size_t i = 0; i < LANES; i++) rows[i] = i < count ? load(x + i * stride) : (vec){0};
+  for (size_t step = 1; step < LANES; step *= 2) {     /* each brings together what is half a square apart */
+    for (size_t i = 0; i < LANES / 2; i++) {
+      mixed[2 * i] = LOW(rows[i], rows[i + LANES / 2]);
+      mixed[2 * i + 1] = HIGH(rows[i], rows[i + LANES / 2]);
+    }
+    for (size_t i = 0; i < LANES; i++) rows[i] = mixed[i];
+  }
+  for (size_t i = 0; i < LANES; i++) store(y + i * y_stride, rows[i]);
+#else
+  for (size_t i = 0; i < LANES; i++) {
+    for (size_t c = 0; c < LANES; c++) y[c * y_stride + i] = i < count ? x[i * stride + c] : 0.0f;
+  }
+#endif
+}
+
+/* Of kernels_products.c */
+void RVL_KERNEL(rvl_linear)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add,
+                            float *c, float *scratch);
+void RVL_KERNEL(rvl_product)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add,
+                             float *c, float *scratch);
+void RVL_KERNEL(rvl_outer)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add,
+                           float *c, float *scratch);
 /* Of kernels_attention.c */
 void RVL_KERNEL(rvl_attention)(const rvl_head *head, float *out, size_t out_stride);
 void RVL_KERNEL(rvl_attention_backward)(const rvl_head *head, const float *dout, size_t out_stride, float *dquery,

@@ -37,7 +37,7 @@ void rvl_transformer_free(rvl_transformer *t) {
 size_t rvl_transformer_tokens(const rvl_model_config *c) {
   /* A micro-batch reads all weights and writes all gradients once: the larger they are, the more tokens must share
      that; the smaller they are, the more it pays that all activations stay in the second-level cache. */
-  return c->width <= 96 ? 128 : 256;
+  return c->width <= 128 ? 128 : 256;
 }
 
 bool rvl_rows_reserve(rvl_rows *rows, size_t count) {
@@ -123,8 +123,9 @@ bool rvl_transformer_place(rvl_transformer *t, const rvl_batch *batch, bool back
     if (i > 0 && !backward) t->layers[i] = (rvl_layer){.rows = t->layers[i].rows};
     else if (!place_layer(t, &t->layers[i], n, kept)) return false;
   }
-  return place_shared(t, n) && place_turns(t, longest) &&
-         rvl_rows_reserve(&t->scratch, rvl_head_scratch(longest, t->head_width));
+  size_t scratch = rvl_head_scratch(longest, t->head_width);
+  if (scratch < RVL_PRODUCT_SCRATCH) scratch = RVL_PRODUCT_SCRATCH;
+  return place_shared(t, n) && place_turns(t, longest) && rvl_rows_reserve(&t->scratch, scratch);
 }
 
 bool rvl_transformer_place_gradients(rvl_transformer *t, size_t n) {
@@ -136,4 +137,22 @@ bool rvl_transformer_place_gradients(rvl_transformer *t, size_t n) {
   t->dqkv = take(&next, 3 * n * d);
   t->dhidden = take(&next, n * t->hidden);
   return true;
+}
+
+void rvl_transformer_linear(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                            const float *b, bool add, float *c) {
+  if (t->kernels->fast_products) t->kernels->linear(rows, columns, depth, a, b, add, c, t->scratch.floats);
+  else rvl_blas_linear(t->blas, (int)rows, (int)columns, (int)depth, a, b, add ? 1 : 0, c);
+}
+
+void rvl_transformer_product(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                             const float *b, bool add, float *c) {
+  if (t->kernels->fast_products) t->kernels->product(rows, columns, depth, a, b, add, c, t->scratch.floats);
+  else rvl_blas_product(t->blas, (int)rows, (int)columns, (int)depth, a, b, add ? 1 : 0, c);
+}
+
+void rvl_transformer_outer(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                           const float *b, bool add, float *c) {
+  if (t->kernels->fast_products) t->kernels->outer(rows, columns, depth, a, b, add, c, t->scratch.floats);
+  else rvl_blas_outer(t->blas, (int)rows, (int)columns, (int)depth, a, b, add ? 1 : 0, c);
 }

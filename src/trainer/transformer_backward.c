@@ -78,39 +78,42 @@ static void attend_backward(const rvl_transformer *t, const rvl_batch *batch, co
 static void layer_backward(const rvl_transformer *t, const float *weights, const rvl_batch *batch,
                            const bool *wanted, uint32_t index, float *gradient) {
   const rvl_kernels *k = t->kernels;
-  const rvl_blas *blas = t->blas;
   const rvl_layer_offsets *at = &t->layout->layers[index];
   const rvl_layer *l = &t->layers[index];
   wants want = wanted_of(t->layout, wanted, true, index);
   size_t rows = batch->tokens;
-  int n = (int)rows, d = (int)t->width, h = (int)t->hidden;
+  size_t d = t->width, h = t->hidden;
 
   if (wanted_before(t->layout, wanted, index, RVL_PART_DOWN)) {
-    rvl_blas_product(blas, n, h, d, t->dx, weights + at->down, 0, t->dhidden);
+    rvl_transformer_product(t, rows, h, d, t->dx, weights + at->down, false, t->dhidden);
     k->gelu_backward(rows * t->hidden, l->up, t->dhidden, want.part[RVL_PART_DOWN] ? t->gelu : NULL);
   } else {
     k->gelu(rows * t->hidden, l->up, t->gelu);
   }
-  if (want.part[RVL_PART_DOWN]) rvl_blas_outer(blas, d, h, n, t->dx, t->gelu, 1, gradient + at->down);
+  if (want.part[RVL_PART_DOWN]) {
+    rvl_transformer_outer(t, d, h, rows, t->dx, t->gelu, true, gradient + at->down);
+  }
   if (want.part[RVL_PART_UP]) {
     k->norm_again(rows, t->width, l->normalized2, weights + at->norm2_weight, weights + at->norm2_bias, t->y);
-    rvl_blas_outer(blas, h, d, n, t->dhidden, t->y, 1, gradient + at->up);
+    rvl_transformer_outer(t, h, d, rows, t->dhidden, t->y, true, gradient + at->up);
   }
   if (!wanted_before(t->layout, wanted, index, RVL_PART_UP)) return;
-  rvl_blas_product(blas, n, d, h, t->dhidden, weights + at->up, 0, t->dy);
+  rvl_transformer_product(t, rows, d, h, t->dhidden, weights + at->up, false, t->dy);
   norm_backward(t, rows, &want, RVL_PART_NORM2_WEIGHT, weights + at->norm2_weight, l->normalized2, l->inverse2,
                 gradient + at->norm2_weight, gradient + at->norm2_bias);
 
-  if (want.part[RVL_PART_OUT]) rvl_blas_outer(blas, d, d, n, t->dx, l->attention, 1, gradient + at->out);
+  if (want.part[RVL_PART_OUT]) {
+    rvl_transformer_outer(t, d, d, rows, t->dx, l->attention, true, gradient + at->out);
+  }
   if (!wanted_before(t->layout, wanted, index, RVL_PART_OUT)) return;
-  rvl_blas_product(blas, n, d, d, t->dx, weights + at->out, 0, t->dy);
+  rvl_transformer_product(t, rows, d, d, t->dx, weights + at->out, false, t->dy);
   attend_backward(t, batch, l);
   if (want.part[RVL_PART_QKV]) {
     k->norm_again(rows, t->width, l->normalized1, weights + at->norm1_weight, weights + at->norm1_bias, t->y);
-    rvl_blas_outer(blas, 3 * d, d, n, t->dqkv, t->y, 1, gradient + at->qkv);
+    rvl_transformer_outer(t, 3 * d, d, rows, t->dqkv, t->y, true, gradient + at->qkv);
   }
   if (!wanted_before(t->layout, wanted, index, RVL_PART_QKV)) return;
-  rvl_blas_product(blas, n, d, 3 * d, t->dqkv, weights + at->qkv, 0, t->dy);
+  rvl_transformer_product(t, rows, d, 3 * d, t->dqkv, weights + at->qkv, false, t->dy);
   norm_backward(t, rows, &want, RVL_PART_NORM1_WEIGHT, weights + at->norm1_weight, l->normalized1, l->inverse1,
                 gradient + at->norm1_weight, gradient + at->norm1_bias);
 }
@@ -135,15 +138,17 @@ bool rvl_transformer_backward(rvl_transformer *t, const float *weights, const rv
   const rvl_model_layout *layout = t->layout;
   wants want = wanted_of(layout, wanted, false, 0);
   size_t rows = batch->tokens;
-  int n = (int)rows, d = (int)t->width, v = (int)t->vocabulary;
+  size_t d = t->width, v = t->vocabulary;
   uint32_t layers = layout->config.layers;
   if (rows == 0) return true;
   if (!rvl_transformer_place_gradients(t, rows)) return false;
   /* y is what forward has left there: the head's input. */
-  if (want.part[RVL_PART_HEAD]) rvl_blas_outer(t->blas, v, d, n, t->logits, t->y, 1, gradient + layout->head);
+  if (want.part[RVL_PART_HEAD]) {
+    rvl_transformer_outer(t, v, d, rows, t->logits, t->y, true, gradient + layout->head);
+  }
   bool norm_wanted = want.part[RVL_PART_NORM_WEIGHT] || want.part[RVL_PART_NORM_BIAS];
   if (!norm_wanted && !wanted_before(layout, wanted, layers, RVL_PART_TOKEN)) return true;
-  rvl_blas_product(t->blas, n, d, v, t->logits, weights + layout->head, 0, t->dy);
+  rvl_transformer_product(t, rows, d, v, t->logits, weights + layout->head, false, t->dy);
   memset(t->dx, 0, rows * t->width * sizeof *t->dx);
   norm_backward(t, rows, &want, RVL_PART_NORM_WEIGHT, weights + layout->norm_weight, t->normalized, t->inverse,
                 gradient + layout->norm_weight, gradient + layout->norm_bias);

@@ -52,18 +52,18 @@ static void run_layer(const rvl_transformer *t, const float *weights, const rvl_
   const rvl_kernels *k = t->kernels;
   float epsilon = t->layout->config.norm_epsilon;
   size_t rows = batch->tokens;
-  int n = (int)rows, d = (int)t->width, h = (int)t->hidden;
+  size_t d = t->width, h = t->hidden;
   k->norm(rows, t->width, epsilon, t->x, weights + at->norm1_weight, weights + at->norm1_bias, t->y,
           l->normalized1, l->inverse1);
-  rvl_blas_linear(t->blas, n, 3 * d, d, t->y, weights + at->qkv, 0, l->qkv);
+  rvl_transformer_linear(t, rows, 3 * d, d, t->y, weights + at->qkv, false, l->qkv);
   if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn(t, batch, l->qkv);
   attend(t, batch, l);
-  rvl_blas_linear(t->blas, n, d, d, l->attention, weights + at->out, 1, t->x);
+  rvl_transformer_linear(t, rows, d, d, l->attention, weights + at->out, true, t->x);
   k->norm(rows, t->width, epsilon, t->x, weights + at->norm2_weight, weights + at->norm2_bias, t->y,
           l->normalized2, l->inverse2);
-  rvl_blas_linear(t->blas, n, h, d, t->y, weights + at->up, 0, l->up);
+  rvl_transformer_linear(t, rows, h, d, t->y, weights + at->up, false, l->up);
   k->gelu(rows * t->hidden, l->up, t->gelu);
-  rvl_blas_linear(t->blas, n, d, h, t->gelu, weights + at->down, 1, t->x);
+  rvl_transformer_linear(t, rows, d, h, t->gelu, weights + at->down, true, t->x);
 }
 
 static float *run(rvl_transformer *t, const float *weights, const rvl_batch *batch, bool backward) {
@@ -76,8 +76,8 @@ static float *run(rvl_transformer *t, const float *weights, const rvl_batch *bat
   }
   t->kernels->norm(batch->tokens, t->width, layout->config.norm_epsilon, t->x, weights + layout->norm_weight,
                    weights + layout->norm_bias, t->y, t->normalized, t->inverse);
-  rvl_blas_linear(t->blas, (int)batch->tokens, (int)t->vocabulary, (int)t->width, t->y, weights + layout->head, 0,
-                  t->logits);
+  rvl_transformer_linear(t, batch->tokens, t->vocabulary, t->width, t->y, weights + layout->head, false,
+                         t->logits);
   return t->logits;
 }
 

@@ -43,6 +43,14 @@ struct rvl_transformer {
   size_t positions;                    /* rows of `turns` (rotary) */
 };
 
+/* The products of blas.h, by whoever is the fastest. */
+void rvl_transformer_linear(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                            const float *b, bool add, float *c);
+void rvl_transformer_product(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                             const float *b, bool add, float *c);
+void rvl_transformer_outer(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
+                           const float *b, bool add, float *c);
+
 bool rvl_rows_reserve(rvl_rows *rows, size_t count);
 /* Memory for a batch; without backward one layer's serves all. false: there is none. */
 bool rvl_transformer_place(rvl_transformer *transformer, const rvl_batch *batch, bool backward);

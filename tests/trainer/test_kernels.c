@@ -348,6 +348,46 @@ static void test_rotary(void **state) {
   }
 }
 
+/* --------------------------------------------------------------------------------------------- products */
+
+/* Of a[rows, depth] (or its transpose) and b[depth, columns] (or its): the three forms of one product. */
+static void check_products(const rvl_kernels *k, size_t rows, size_t columns, size_t depth, bool add) {
+  float *a = normals(rows * depth, 1), *b = normals(depth * columns, 1), *before = normals(rows * columns, 1);
+  float *at = normals(rows * depth, 1), *bt = normals(depth * columns, 1), *c[3];
+  float *scratch = malloc(RVL_PRODUCT_SCRATCH * sizeof *scratch);
+  memset(scratch, 0xff, RVL_PRODUCT_SCRATCH * sizeof *scratch);
+  for (size_t i = 0; i < rows * depth; i++) at[i % depth * rows + i / depth] = a[i];
+  for (size_t i = 0; i < depth * columns; i++) bt[i % columns * depth + i / columns] = b[i];
+  for (size_t form = 0; form < 3; form++) c[form] = copy_of(before, rows * columns);
+  k->linear(rows, columns, depth, a, bt, add, c[0], scratch);
+  k->product(rows, columns, depth, a, b, add, c[1], scratch);
+  k->outer(rows, columns, depth, at, b, add, c[2], scratch);
+  for (size_t i = 0; i < rows * columns; i++) {
+    double sum = add ? before[i] : 0;
+    for (size_t x = 0; x < depth; x++) sum += (double)a[i / columns * depth + x] * b[x * columns + i % columns];
+    for (size_t form = 0; form < 3; form++) is_near(k, c[form][i], sum, 2e-5 + 4e-8 * (double)depth);
+    assert_true(c[0][i] == c[1][i]);           /* in the same order */
+  }
+  for (size_t form = 0; form < 3; form++) {
+    untouched(c[form], rows * columns);
+    free(c[form]);
+  }
+  free(a), free(b), free(before), free(at), free(bt), free(scratch);
+}
+
+static void test_products(void **state) {
+  (void)state;
+  const rvl_kernels *k;
+  EACH_SET(k) {
+    for (size_t rows = 1; rows <= 26; rows++) check_products(k, rows, 37, 19, rows % 2 == 1);
+    for (size_t columns = 1; columns <= 66; columns++) check_products(k, 5, columns, 16, columns % 2 == 1);
+    for (size_t depth = 1; depth <= 40; depth++) check_products(k, 13, 33, depth, depth % 2 == 1);
+    check_products(k, 7, 35, 2500, false);     /* several depths at a time */
+    check_products(k, 7, 35, 2500, true);
+    check_products(k, 0, 4, 4, true);
+  }
+}
+
 /* -------------------------------------------------------------------------------------------- attention */
 
 typedef struct head_case {
@@ -503,6 +543,7 @@ int main(void) {
       cmocka_unit_test(test_logits),
       cmocka_unit_test(test_norm),
       cmocka_unit_test(test_rotary),
+      cmocka_unit_test(test_products),
       cmocka_unit_test(test_attention),
       cmocka_unit_test(test_attend),
       cmocka_unit_test(test_attention_shows_what_is_no_number),
