@@ -477,11 +477,11 @@ class Bench:
 
     def train(self):
         """Forward, backward and AdamW of the embedded trainer beside PyTorch."""
-        trainer.speed(self, self.peer(), sample=False)
+        trainer.train(self, self.peer())
 
     def sample(self):
         """Sampling with a cache of keys and values beside PyTorch."""
-        trainer.speed(self, self.peer(), train=False)
+        trainer.sample(self, self.peer())
 
     def peak(self):
         """Memory of the same work."""

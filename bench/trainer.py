@@ -48,10 +48,6 @@ class Worker:
             raise SystemExit("failed: " + " ".join(self.words))
         return json.loads(line)
 
-    def rate(self, what, *numbers):
-        told = self.ask(what, *numbers)
-        return told["tokens"] / told["seconds"]
-
     def __enter__(self):
         return self
 
@@ -66,62 +62,81 @@ def work_of(shape):
     return 6 * (12 * width * width * layers + width * vocabulary) + 6 * tokens * width * layers
 
 
-def commands(bench, python):
-    found = {"riverlua": [bench.riverlua, os.path.join(HERE, "trainer_embedded.lua"), str(THREADS)]}
+def commands(bench, python, threads=THREADS):
+    found = {"riverlua": [bench.riverlua, os.path.join(HERE, "trainer_embedded.lua"), str(threads)]}
     if python:
-        found["torch"] = [python, os.path.join(HERE, "trainer_torch.py"), str(THREADS)]
+        found["torch"] = [python, os.path.join(HERE, "trainer_torch.py"), str(threads)]
     return found
 
 
-def interleaved(bench, workers, what, *numbers):
-    """Rates of rounds that stand next to each other, who is first changing from one to the next."""
+def interleaved(bench, workers, key, what, *numbers):
+    """Tokens per second (`key`: "seconds" by the clock, "cpu" by that of the processors) in rounds that stand next to
+    each other, who is first changing from one to the next."""
     rates = {name: [] for name in workers}
     for worker in workers.values():   # memory, caches
         worker.ask(what, *numbers)
     for number in range(max(5, bench.runs)):
         for name in sorted(workers, reverse=number % 2 == 1):
-            rates[name].append(workers[name].rate(what, *numbers))
+            told = workers[name].ask(what, *numbers)
+            rates[name].append(told["tokens"] / told[key])
     return rates
 
 
-def told(bench, name, rates, target, detail=""):
-    """A row, or without the peer only our figure."""
-    ours = statistics.median(rates["riverlua"])
-    if "torch" not in rates:
-        print("     %-52s %10.0f tokens/s   %s" % (name, ours, detail), flush=True)
-        return
-    bench.row(name, bench.ratio(rates["riverlua"], rates["torch"]), target, "up",
-              "tokens/s: riverlua %.0f, PyTorch %.0f%s" % (ours, statistics.median(rates["torch"]),
-                                                          detail and ", " + detail))
+class Speed:
+    """Both sides with two threads, by the clock; and with one, by its CPU time, which a busy machine does not change."""
 
+    def __init__(self, bench, python):
+        self.bench = bench
+        self.sgemm = bench.compile("sgemm.c", "sgemm", "-I" + os.path.join(TOP, "src"),
+                                   os.path.join(TOP, "src", "trainer", "blas.c"), "-ldl", "-pthread")
+        self.two = {name: Worker(words) for name, words in commands(bench, python).items()}
+        self.one = {name: Worker(words) for name, words in commands(bench, python, 1).items()} if python else {}
+        info = self.two["riverlua"].ask("info")
+        print("     trainer: %s with its kernels for %s, ours for %s" % (info["blas"], info["core"], info["kernels"]))
 
-def speed(bench, python, train=True, sample=True):
-    sgemm = bench.compile("sgemm.c", "sgemm", "-I" + os.path.join(TOP, "src"),
-                          os.path.join(TOP, "src", "trainer", "blas.c"), "-ldl", "-pthread")
+    def __enter__(self):
+        return self
 
-    def machine():
-        return json.loads(subprocess.run([sgemm, str(THREADS)], stdout=subprocess.PIPE, text=True, check=True).stdout)
-    workers = {name: Worker(words) for name, words in commands(bench, python).items()}
-    try:
-        info = workers["riverlua"].ask("info")
-        print("     trainer: %s, its kernels for %s, ours for %s" % (info["blas"], info["core"], info["kernels"]))
-        for shape, steps, target in TRAINED if train else ():
-            steps = max(1, int(steps * bench.scale * 2) if bench.scale < 1 else steps)
-            before = machine()
-            rates = interleaved(bench, workers, "train", *shape, steps)
-            after = machine()
-            flops = statistics.median(rates["riverlua"]) * work_of(shape) / 1e9
-            peak = (before["all"] + after["all"]) / 2
-            told(bench, "trainer: training d%d L%d V%d T%d B%d, times PyTorch" % shape, rates, target,
-                 "%.0f GFLOPS of sgemm's %.0f (%.0f %%)" % (flops, peak, 100 * flops / peak))
-        for shape, batches in SAMPLED if sample else ():
-            for batch, times, target in batches:
-                times = max(1, int(times * bench.scale))
-                told(bench, "trainer: sampling d%d L%d V%d B%d, times PyTorch" % (*shape[:3], batch),
-                     interleaved(bench, workers, "sample", *shape, batch, times), target)
-    finally:
-        for worker in workers.values():
+    def __exit__(self, *_):
+        for worker in (*self.two.values(), *self.one.values()):
             worker.__exit__()
+
+    def machine(self):
+        """GFLOPS of sgemm, on both threads."""
+        out = subprocess.run([self.sgemm, str(THREADS)], stdout=subprocess.PIPE, text=True, check=True).stdout
+        return json.loads(out)["all"]
+
+    def row(self, name, target, work, *command):
+        """`work`: operations of a token, to be told as a share of the machine's, or None."""
+        before = self.machine() if work else 0
+        rates = interleaved(self.bench, self.two, "seconds", *command)
+        ours, detail = statistics.median(rates["riverlua"]), ""
+        if work:
+            most = (before + self.machine()) / 2
+            detail = ", %.0f GFLOPS of sgemm's %.0f (%.0f %%)" % (ours * work / 1e9, most, ours * work / 1e7 / most)
+        if not self.one:
+            print("     %-52s %10.0f tokens/s%s" % (name, ours, detail), flush=True)
+            return
+        alone = interleaved(self.bench, self.one, "cpu", *command)
+        self.bench.row(name, self.bench.ratio(rates["riverlua"], rates["torch"]), target, "up",
+                       "%.2f by CPU time of one thread; tokens/s: riverlua %.0f, PyTorch %.0f%s" % (
+                           self.bench.ratio(alone["riverlua"], alone["torch"]), ours,
+                           statistics.median(rates["torch"]), detail))
+
+
+def train(bench, python):
+    with Speed(bench, python) as speed:
+        for shape, steps, target in TRAINED:
+            speed.row("trainer: training d%d L%d V%d T%d B%d, times PyTorch" % shape, target, work_of(shape),
+                      "train", *shape, max(1, int(steps * bench.scale)))
+
+
+def sample(bench, python):
+    with Speed(bench, python) as speed:
+        for shape, batches in SAMPLED:
+            for batch, times, target in batches:
+                speed.row("trainer: sampling d%d L%d V%d B%d, times PyTorch" % (*shape[:3], batch), target, None,
+                          "sample", *shape, batch, max(1, int(times * bench.scale)))
 
 
 def peak(bench, python):

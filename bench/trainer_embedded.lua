@@ -44,17 +44,17 @@ end
 
 function commands.train(width, layers, vocabulary, tokens, batch, steps)
   local model, data = model_of(width, layers, vocabulary, tokens), data_of(vocabulary, tokens, batch)
-  local begun = clock.now()
+  local begun, cpu = clock.now(), os.clock()
   for _ = 1, steps do
     model:pass(data, {loss = "cross_entropy", config = {}, gradients = true, clear = true})
     model:step{lr = 1e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0}
   end
-  return {tokens = steps * batch * tokens, seconds = clock.now() - begun}
+  return {tokens = steps * batch * tokens, seconds = clock.now() - begun, cpu = os.clock() - cpu}
 end
 
 function commands.sample(width, layers, vocabulary, prompt, new, batch, count)
   local model, made = model_of(width, layers, vocabulary, prompt + new), 0
-  local begun = clock.now()
+  local begun, cpu = clock.now(), os.clock()
   for round = 1, count do
     local requests = {}
     for i = 1, batch do
@@ -64,7 +64,7 @@ function commands.sample(width, layers, vocabulary, prompt, new, batch, count)
     end
     for _, result in ipairs(model:sample(requests)) do made = made + #result.ids end
   end
-  return {tokens = made, seconds = clock.now() - begun}
+  return {tokens = made, seconds = clock.now() - begun, cpu = os.clock() - cpu}
 end
 
 io.stdout:setvbuf("line")

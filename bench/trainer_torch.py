@@ -87,14 +87,15 @@ def main():
         if what == "train":
             tokens, batch, steps = words
             subject = model(width, layers, vocabulary, tokens)
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             count = subject.train(tokens, batch, steps)
         else:
             prompt, new, batch, count = words
             subject = model(width, layers, vocabulary, prompt + new)
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             count = sum(subject.sample(prompt, new, batch) for _ in range(count))
-        print(json.dumps({"tokens": count, "seconds": time.perf_counter() - begun}), flush=True)
+        took, used = time.perf_counter() - begun, time.process_time() - cpu
+        print(json.dumps({"tokens": count, "seconds": took, "cpu": used}), flush=True)
 
 
 main()
