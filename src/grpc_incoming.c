@@ -16,7 +16,8 @@ static rvl_grpc_incoming *call_of(rvl_http2_exchange *x) { return (rvl_grpc_inco
 
 /* ---- answers ------------------------------------------------------------------------------------------ */
 
-static rvl_http2_header *put(rvl_http2_header *h, const char *name, const char *value, size_t length, bool varies) {
+static rvl_http2_header *put(rvl_http2_header *h, const char *name, const char *value, size_t length,
+                             bool varies) {
   *h = (rvl_http2_header){name, value, strlen(name), length, varies};
   return h + 1;
 }
@@ -170,7 +171,8 @@ static rvl_grpc_encoding encoding_of(const char *value, size_t length) {
 }
 
 static bool is_http2s(const char *name, size_t length) {
-  return is_named(name, length, "te") || is_named(name, length, "content-length") || is_named(name, length, "host");
+  return is_named(name, length, "te") || is_named(name, length, "host") ||
+         is_named(name, length, "content-length");
 }
 
 static void on_header(rvl_http2_exchange *x, const char *name, size_t name_length, const char *value,

@@ -14,7 +14,11 @@ typedef struct rvl_grpc_budget {
   size_t used, most;
 } rvl_grpc_budget;
 
-typedef enum rvl_grpc_encoding { RVL_GRPC_IDENTITY, RVL_GRPC_INFLATED, RVL_GRPC_UNKNOWN_ENCODING } rvl_grpc_encoding;
+typedef enum rvl_grpc_encoding {
+  RVL_GRPC_IDENTITY,
+  RVL_GRPC_INFLATED,           /* gzip or deflate */
+  RVL_GRPC_UNKNOWN_ENCODING
+} rvl_grpc_encoding;
 
 typedef struct rvl_grpc_incoming rvl_grpc_incoming;
 
@@ -59,8 +63,10 @@ void rvl_grpc_incoming_free(rvl_grpc_incoming *call);
 
 /* Somebody wants the request: only now the client may send more of it than a little. */
 void rvl_grpc_incoming_accept(rvl_grpc_incoming *call);
-/* The message of a request that is whole, for the caller to free; NULL: it has been taken or it cannot be read (then
-** the call is over). It counts until the call is freed. */
+/*
+** The message of a request that is whole, for the caller to free; NULL: it has been taken, or it cannot be read (then
+** the call is over). It counts until the call is freed.
+*/
 rvl_grpc_message *rvl_grpc_incoming_take(rvl_grpc_incoming *call);
 
 /* Sends the headers now. */

@@ -113,14 +113,16 @@ static bool make_room(rvl_grpc_message **out, size_t *room, size_t most, z_strea
   return true;
 }
 
-static rvl_grpc_verdict inflate_all(z_stream *z, const rvl_grpc_message *from, rvl_grpc_message **out, size_t most) {
+static rvl_grpc_verdict inflate_all(z_stream *z, const rvl_grpc_message *from, rvl_grpc_message **out,
+                                    size_t most) {
   size_t room = 0, left = from->length;
   int status = Z_OK;
   z->next_in = (z_const Bytef *)from->data;
   while (status != Z_STREAM_END) {
     if (z->avail_out == 0) {   /* one byte more than allowed: so that it shows that there are more */
       if (*out != NULL && room == most + 1) return RVL_GRPC_TOO_LARGE;
-      if ((*out == NULL || (*out)->length == room) && !make_room(out, &room, most + 1, z)) return RVL_GRPC_NO_MEMORY;
+      bool full = *out == NULL || (*out)->length == room;
+      if (full && !make_room(out, &room, most + 1, z)) return RVL_GRPC_NO_MEMORY;
     }
     if (z->avail_in == 0) {
       z->avail_in = at_most(left);

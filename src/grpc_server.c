@@ -189,7 +189,7 @@ static void on_arrived(rvl_grpc_incoming *call) {
 static rvl_http2_exchange *on_begin(void *owner) {
   rvl_grpc_peer *p = owner;
   rvl_grpc_server *s = p->server;
-  /* also those whose stream is gone, but whose handler has not ended: a client must not have more by resetting them */
+  /* also those whose stream is gone, but whose handler has not ended: resetting them must not give more */
   if (s->stats.in_flight >= s->options.max_calls || p->count >= 2 * s->options.max_streams) return NULL;
   rvl_grpc_served *c = calloc(1, sizeof *c);
   if (c == NULL) return NULL;
@@ -354,7 +354,7 @@ static void pass_limits(rvl_grpc_peer *p, uint64_t now) {
 
 static void set_peer_alarm(rvl_grpc_peer *p) {
   uint64_t due = due_of(p);
-  if (due == NOT_NOW || (p->alarm.slot != 0 && p->alarm.due <= due)) return;   /* one that rings early costs a look */
+  if (due == NOT_NOW || (p->alarm.slot != 0 && p->alarm.due <= due)) return;   /* an early one costs a look */
   if (!rvl_timer_start(p->server->loop, &p->alarm, due)) bury(p);
 }
 

@@ -78,8 +78,8 @@ void rvl_grpc_server_close(rvl_grpc_server *server);
 bool rvl_grpc_server_is_over(const rvl_grpc_server *server);
 
 /*
-** The oldest of the queue: a new call (`taken` is false), which is the caller's to release now, or one of the caller's
-** whose client does not wait for an answer any more. NULL: nothing is there.
+** The oldest of the queue: a new call (`taken` is false), which is the caller's to release now, or one of the
+** caller's whose client does not wait for an answer any more. NULL: nothing is there.
 */
 rvl_grpc_served *rvl_grpc_server_next(rvl_grpc_server *server);
 /* rvl_grpc_incoming_finish, from its owner; the client gets only so much time to take the answer. */

@@ -45,7 +45,7 @@ bool rvl_grpc_read_timeout(const char *value, size_t length, uint64_t *ns);
 
 /* Appends what a percent-encoded text means; what is not encoded rightly stays as it is. false: no memory. */
 bool rvl_grpc_append_decoded(rvl_bytes *out, const char *text, size_t length);
-/* Appends a text as it is written into grpc-message, at most so many bytes of it: between two characters of UTF-8. */
+/* Appends a text as it is written into grpc-message, at most so many bytes of it: whole characters of UTF-8. */
 bool rvl_grpc_append_encoded(rvl_bytes *out, const char *text, size_t length, size_t most);
 
 bool rvl_grpc_is_binary(const char *name, size_t length);   /* ends in -bin */

@@ -324,8 +324,9 @@ static bool submit_headers(rvl_http2_server *h, const rvl_http2_exchange *x, con
   if (count > FEW_HEADERS && (values = malloc(count * sizeof *values)) == NULL) return false;
   for (size_t i = 0; i < count; i++) {
     const rvl_http2_header *from = &headers[i];
-    values[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)from->name, (uint8_t *)(uintptr_t)from->value, from->name_length,
-                             from->value_length, from->varies ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE};
+    uint8_t flag = from->varies ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
+    values[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)from->name, (uint8_t *)(uintptr_t)from->value,
+                             from->name_length, from->value_length, flag};
   }
   uint8_t flags = end ? NGHTTP2_FLAG_END_STREAM : NGHTTP2_FLAG_NONE;
   int error = nghttp2_submit_headers(h->session, flags, x->id, NULL, values, count, NULL);
@@ -353,7 +354,8 @@ bool rvl_http2_server_send(rvl_http2_server *h, rvl_http2_exchange *x, const cha
   return nghttp2_submit_data(h->session, NGHTTP2_FLAG_NONE, x->id, &pieces) == 0;
 }
 
-bool rvl_http2_server_end(rvl_http2_server *h, rvl_http2_exchange *x, const rvl_http2_header *trailers, size_t count) {
+bool rvl_http2_server_end(rvl_http2_server *h, rvl_http2_exchange *x, const rvl_http2_header *trailers,
+                          size_t count) {
   if (x->id == 0 || x->ended) return true;
   x->ended = true;
   return submit_headers(h, x, trailers, count, true);

@@ -1,6 +1,6 @@
 /*
-** One HTTP/2 connection as its server sees it: bytes in, bytes out; nghttp2 does the framing. No sockets, no Lua, no
-** clock. What a client may cost is bounded: see the limits, and `spare`.
+** One HTTP/2 connection as its server sees it: bytes in, bytes out; nghttp2 does the framing. No sockets, no Lua,
+** no clock. What a client may cost is bounded: see the limits, and `spare`.
 */
 #ifndef RVL_HTTP2_SERVER_H
 #define RVL_HTTP2_SERVER_H
@@ -23,13 +23,14 @@ typedef struct rvl_http2_exchange {
 typedef rvl_http2_exchange *rvl_http2_server_begin(void *owner);
 
 typedef struct rvl_http2_server_events {
-  void (*header)(rvl_http2_exchange *x, const char *name, size_t name_length, const char *value, size_t value_length);
+  void (*header)(rvl_http2_exchange *x, const char *name, size_t name_length, const char *value,
+                 size_t value_length);
   void (*headers)(rvl_http2_exchange *x);    /* they are over; trailers are not told */
   void (*overflow)(rvl_http2_exchange *x);   /* instead: they are too large */
   void (*data)(rvl_http2_exchange *x, const char *data, size_t length);
   void (*heard)(rvl_http2_exchange *x);      /* all, behind the headers and data */
   void (*sent)(rvl_http2_exchange *x);       /* what was to be sent has been put out */
-  void (*closed)(rvl_http2_exchange *x);     /* id is 0: by the client, by its end, or by a breach of the protocol */
+  void (*closed)(rvl_http2_exchange *x);     /* id is 0: by the client, by its end, or by a breach of rules */
 } rvl_http2_server_events;
 
 typedef struct rvl_http2_server_limits {
@@ -55,8 +56,8 @@ void rvl_http2_server_free(rvl_http2_server *server);
 const rvl_http2_server_state *rvl_http2_server_state_of(const rvl_http2_server *server);
 
 /*
-** Takes what the client sent. `spare`: what is left of a budget for frames that cost us and not the client (resets,
-** pings, settings …); it is lowered, and refilled by the owner as time goes by. false: see `failed`.
+** Takes what the client sent. `spare`: what is left of a budget for frames that cost us and not the client
+** (resets, pings, settings …); it is lowered, and refilled by the owner as time goes by. false: see `failed`.
 */
 bool rvl_http2_server_feed(rvl_http2_server *server, const char *data, size_t length, uint32_t *spare);
 /* Puts what is to be sent behind the output, until that holds about `room` bytes; false: see `failed`. */

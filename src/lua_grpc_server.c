@@ -59,9 +59,9 @@ static int raise_unlistenable(lua_State *L, const char *host, unsigned port, int
 }
 
 /*
-** listen{host=, port=, backlog=, max_connections=, max_streams=, max_calls=, max_headers=, max_message=, max_requests=,
-** handshake_timeout=, head_timeout=, request_timeout=, idle_timeout=, write_timeout=}; all sizes are wanted, seconds
-** may be left out: no limit
+** listen{host=, port=, backlog=, max_connections=, max_streams=, max_calls=, max_headers=, max_message=,
+** max_requests=, handshake_timeout=, head_timeout=, request_timeout=, idle_timeout=, write_timeout=}; all sizes
+** are wanted, seconds may be left out: no limit
 */
 static int listen_new(lua_State *L) {
   rvl_runtime *rt = rvl_upvalue_runtime(L);
@@ -170,8 +170,8 @@ static int next_k(lua_State *L, int status, lua_KContext ctx) {
 }
 
 /*
-** next() → call, its id, its method: a new one; nil, id, why: nobody waits any more for the answer of this one, which
-** shall be cancelled; nothing: the server has been stopped, and all is done
+** next() → call, its id, its method: a new one; nil, id, why: nobody waits any more for the answer of this one,
+** which shall be cancelled; nothing: the server has been stopped, and all is done
 */
 static int server_next(lua_State *L) {
   server_box *box = check_server(L);
@@ -266,7 +266,8 @@ static int call_trailers(lua_State *L) {
 }
 
 static bool is_sent(const call_box *box) {
-  return box->served == NULL || box->served->call.exchange.id == 0 || rvl_grpc_incoming_is_sent(&box->served->call);
+  const rvl_grpc_served *served = box->served;
+  return served == NULL || served->call.exchange.id == 0 || rvl_grpc_incoming_is_sent(&served->call);
 }
 
 /* A message whose sender does not wait any more is cut off: its memory may go away. */
@@ -311,8 +312,8 @@ static int send_k(lua_State *L, int status, lua_KContext ctx) {
 }
 
 /*
-** send(message[, last]) → whether the client still listens; waits until the message before is out, and for a long one
-** until it is out itself. `last`: the call ends with it, and well.
+** send(message[, last]) → whether the client still listens; waits until the message before is out, and with a long
+** one until it is out itself. `last`: the call ends with it, and well.
 */
 static int call_send(lua_State *L) {
   call_box *box = check_call(L);

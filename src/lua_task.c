@@ -386,6 +386,12 @@ static int core_drain_k(lua_State *L, int status, lua_KContext ctx) {
 
 static int core_drain(lua_State *L) { return core_drain_k(L, LUA_OK, 0); }
 
+/* cancel_pending() → whether the task that runs is to be cancelled when it waits next */
+static int core_cancel_pending(lua_State *L) {
+  lua_pushboolean(L, rvl_upvalue_runtime(L)->current->cancel_pending);
+  return 1;
+}
+
 /* cancel_all(): asks every task to stop → how many */
 static int core_cancel_all(lua_State *L) {
   lua_settop(L, 0);
@@ -543,7 +549,7 @@ int rvl_open_task(lua_State *L) {
                                        {"now", core_now},
                                        {"current", core_current},
                                        {"drain", core_drain},
-                                       {"cancel_all", core_cancel_all},
+                                       {"cancel_all", core_cancel_all}, {"cancel_pending", core_cancel_pending},
                                        {"waiting", core_waiting},
                                        {"failures", core_failures},
                                        {"failure_traceback", core_failure_traceback},

@@ -9,21 +9,24 @@
 --     }}
 --     server:run{signals = true}   -- until Ctrl-C, SIGTERM or server:stop() from another task
 --
--- A request is bytes, or a table where a message type of riverlua.protobuf is given; so is what a handler returns. A
--- handler that fails raises kind "grpc" (`grpc_server.fail`); what else it raises the client sees as INTERNAL without
--- a word, and `on_error` is told. When the client's deadline passes, or it cancels the call, or is lost, the handler's
--- task is cancelled: what it waits for raises kind "cancelled".
+-- A request is bytes, or a table where a message type of riverlua.protobuf is given; so is what a handler returns.
+-- A handler that fails raises kind "grpc" (`grpc_server.fail`); what else it raises the client sees as INTERNAL
+-- without a word, and `on_error` is told. When the client's deadline passes, or it cancels the call, or is lost,
+-- the handler's task is cancelled: what it waits for raises kind "cancelled".
 
 local core = require "riverlua.core.grpc_server"
 local core_listener = require "riverlua.core.listener"
 local errors = require "riverlua.errors"
 local grpc_status = require("riverlua.grpc").status
 local task = require "riverlua.task"
+local tasks = require "riverlua.core.task"
 
 local grpc_server = {}
 
 local MiB = 1024 * 1024
 local MAX_MESSAGE = 2 ^ 31 - 1 | 0
+-- Tasks without a call that wait for the next one: a new one for each costs as much as a small call.
+local MAX_IDLE = 256
 
 local DEFAULTS = {
   host = "127.0.0.1", port = 0, backlog = 511, max_connections = 512, max_streams = 256, max_calls = 4096,
@@ -45,7 +48,8 @@ for name, status in pairs(grpc_status) do NAMES[status] = name end
 function grpc_server.fail(code, text, trailers)
   local status = grpc_status[code] or code
   if not NAMES[status] or status == 0 then
-    errors.raise{kind = "argument", message = ("grpc_server.fail: '%s' is no code of a failure"):format(tostring(code))}
+    errors.raise{kind = "argument",
+      message = ("grpc_server.fail: '%s' is no code of a failure"):format(tostring(code))}
   end
   errors.raise{kind = "grpc", status = status, code = NAMES[status], details = text or "", trailers = trailers,
     message = text and ("%s: %s"):format(NAMES[status], text) or NAMES[status]}
@@ -69,7 +73,9 @@ end
 local function add_trailers(call, given)
   if type(given) ~= "table" then return end
   for name, value in pairs(given) do
-    if type(name) == "string" and type(value) == "string" then pcall(call.core.trailers, call.core, {name, value}) end
+    if type(name) == "string" and type(value) == "string" then
+      pcall(call.core.trailers, call.core, {name, value})
+    end
   end
 end
 
@@ -125,7 +131,7 @@ end
 
 ---@class riverlua.GrpcServerCall
 ---@field method string "/package.Service/Method"
----@field metadata table<string, string> what came with it: lower-case name → value, several joined with ", "; values
+---@field metadata table<string, string> what came with it: lower-case name → value, several joined with ", "; bytes
 ---of names ending in -bin are decoded
 ---@field address string|nil the client's
 ---@field headers table|nil to be set before the first message: metadata that goes out with it
@@ -230,6 +236,7 @@ end
 
 local function run_call(self, core_call, id, method)
   local _ <close> = core_call
+  self.running[id] = tasks.current()
   local call = setmetatable({core = core_call, method = method, response = false, streams = false}, Call)
   local ok, problem = pcall(answer, self, call)
   self.running[id] = nil
@@ -257,7 +264,8 @@ local function finder(options)
   local handlers, dispatch = {}, options.dispatch
   for method, handler in pairs(options.handlers or {}) do
     if type(method) ~= "string" or not method:find("^/[^/]+/[^/]+$") then
-      errors.raise{kind = "argument", message = ("grpc_server.Server: '%s' is not a method"):format(tostring(method)),
+      errors.raise{kind = "argument",
+        message = ("grpc_server.Server: '%s' is not a method"):format(tostring(method)),
         hint = "such as /package.Service/Method"}
     end
     handlers[method] = check_handler("grpc_server.Server: handlers", method, handler)
@@ -281,7 +289,8 @@ function grpc_server.service(service, functions)
     local method = service.methods[name]
     if not method then
       local near = errors.suggest(tostring(name), service.methods)
-      errors.raise{kind = "argument", message = ("%s: there is no method '%s'"):format(service.name, tostring(name)),
+      errors.raise{kind = "argument",
+        message = ("%s: there is no method '%s'"):format(service.name, tostring(name)),
         hint = near and ("did you mean '%s'?"):format(near) or nil}
     end
     handler = check_handler("grpc_server.service", method.path, handler)
@@ -313,10 +322,13 @@ local function limits_of(options)
   local all = {}
   for name, value in pairs(DEFAULTS) do
     if options[name] ~= nil then value = options[name] end
-    local wanted = name == "host" and "string" or (name:find("timeout") or name == "grace") and "number" or "integer"
+    local is_time = name:find("timeout") or name == "grace"
+    local wanted = name == "host" and "string" or is_time and "number" or "integer"
     all[name] = check_limit(name, value, wanted)
   end
-  if all.port > 65535 then errors.raise{kind = "argument", message = "grpc_server.Server: a port is at most 65535"} end
+  if all.port > 65535 then
+    errors.raise{kind = "argument", message = "grpc_server.Server: a port is at most 65535"}
+  end
   if all.max_message > MAX_MESSAGE then
     errors.raise{kind = "argument", message = "grpc_server.Server: 'max_message' is at most 2^31-1"}
   end
@@ -335,19 +347,20 @@ end
 
 --- Makes a server that listens (without TLS); connections wait until `run` is called.
 ---
---- `handlers`: "/package.Service/Method" → `fn(request, call)` that returns the answer, or `{stream = fn}`: it sends
---- any number of messages with `call:send(message)`, or returns an iterator of them. `{unary|stream = fn, request =
---- type, response = type}` with types of riverlua.protobuf: messages are tables; see `grpc_server.service`.
+--- `handlers`: "/package.Service/Method" → `fn(request, call)` that returns the answer, or `{stream = fn}`: it
+--- sends any number of messages with `call:send(message)`, or returns an iterator of them. `{unary|stream = fn,
+--- request = type, response = type}` with types of riverlua.protobuf: messages are tables; see
+--- `grpc_server.service`.
 --- `dispatch`: fun(method): handler|nil, for those that are not there. `accept`: fun(call), asked about each call
---- before its message is read; it refuses one by raising (`grpc_server.fail`). `on_error`: fun(problem, call), what
---- handlers raise that is not of kind "grpc" (default: a line on the standard error stream).
+--- before its message is read; it refuses one by raising (`grpc_server.fail`). `on_error`: fun(problem, call),
+--- what handlers raise that is not of kind "grpc" (default: a line on the standard error stream).
 --- `host` ("127.0.0.1"), `port` (0: any free one), `backlog` (511).
 --- Limits in seconds (0: none): `handshake_timeout` for the beginning of a connection (10), `head_timeout` for the
---- headers of a call (20), `request_timeout` for its message (60, and a second more for each 64 KiB), `idle_timeout`
---- without calls (300), `write_timeout` without progress of what is sent (60), `grace` that calls under way get when
---- the server stops (10). In bytes: `max_message` (4 MiB), `max_headers` (32 KiB), `max_requests` of all calls under
---- way (64 MiB, or 4 times `max_message` if that is more). In pieces: `max_connections` (512; 0: any), `max_streams`
---- of a connection (256), `max_calls` (4096).
+--- headers of a call (20), `request_timeout` for its message (60, and a second more for each 64 KiB),
+--- `idle_timeout` without calls (300), `write_timeout` without progress of what is sent (60), `grace` that calls
+--- under way get when the server stops (10). In bytes: `max_message` (4 MiB), `max_headers` (32 KiB),
+--- `max_requests` of all calls under way (64 MiB, or 4 times `max_message` if that is more). In pieces:
+--- `max_connections` (512; 0: any), `max_streams` of a connection (256), `max_calls` (4096).
 ---@param options table
 ---@return riverlua.GrpcServer
 ---Raises kind="connect" when the address or port cannot be had, kind="argument" for wrong options.
@@ -367,6 +380,7 @@ function grpc_server.Server(options)
   return setmetatable({
     host = all.host, port = listening:port(), grace = all.grace, find = find, accept = options.accept,
     on_error = options.on_error or default_on_error, core = listening, running = {}, stopping = false,
+    jobs = {}, first = 1, last = 0, idle = 0, ready = tasks.signal(),
   }, Server)
 end
 
@@ -382,8 +396,8 @@ local function end_late(self)
   self.core:close()
 end
 
---- Takes no new connections and calls, and lets `run` return when those under way have ended (or `grace` has passed).
---- Any task may call it, also a handler.
+--- Takes no new connections and calls, and lets `run` return when those under way have ended (or `grace` has
+--- passed). Any task may call it, also a handler.
 function Server:stop()
   if self.stopping then return end
   self.stopping = true
@@ -391,13 +405,45 @@ function Server:stop()
   if self.started then self.late = task.spawn(end_late, self) end
 end
 
+-- A task that runs one call after the other.
+local function work(self)
+  local jobs = self.jobs
+  while true do
+    local first = self.first
+    if first <= self.last then
+      local call, id, method = jobs[first], jobs[first + 1], jobs[first + 2]
+      jobs[first], jobs[first + 1], jobs[first + 2] = nil, nil, nil
+      self.first = first + 3
+      run_call(self, call, id, method)
+      if tasks.cancel_pending() then return end   -- that was meant for the call
+    elseif self.stopping or self.idle >= MAX_IDLE then
+      return
+    else
+      self.idle = self.idle + 1
+      self.ready:wait()   -- who fires it counts one less
+    end
+  end
+end
+
+local function hand_over(self, call, id, method)
+  local jobs, last = self.jobs, self.last
+  jobs[last + 1], jobs[last + 2], jobs[last + 3] = call, id, method
+  self.last = last + 3
+  if self.idle > 0 then
+    self.idle = self.idle - 1
+    self.ready:fire_one()
+  else
+    task.spawn(work, self)
+  end
+end
+
 local function take_calls(self)
   while true do
     local call, id, more = self.core:next()
     if call then
-      self.running[id] = task.spawn(run_call, self, call, id, more)
+      hand_over(self, call, id, more)
     elseif id then
-      local running = self.running[id]
+      local running = self.running[id]   -- nil: it has not begun, and will see for itself
       if running then running:cancel(more) end
     else
       return
@@ -431,9 +477,10 @@ local function serve_until_signal(self, ready)
   return came
 end
 
---- Serves until `stop` is called or, with `signals = true`, Ctrl-C or SIGTERM arrives; calls under way end first. With
---- `signals`, these two do nothing else meanwhile, and a second one ends the process as usual. `ready` is called when
---- all that is set up.
+--- Serves until `stop` is called or, with `signals = true`, Ctrl-C or SIGTERM arrives; calls under way end first.
+--- With
+--- `signals`, these two do nothing else meanwhile, and a second one ends the process as usual. `ready` is called
+--- when all that is set up.
 ---@param options {signals: boolean|nil, ready: fun()|nil}|nil
 ---@return string|nil signal "SIGINT" or "SIGTERM" when one of them was the reason
 function Server:run(options)
@@ -458,6 +505,8 @@ function Server:close()
   self.stopping = true
   self.core:close()
   cancel_all(self, "the server stops")
+  self.idle = 0
+  self.ready:fire()
   if self.late and self.late ~= task.current() then self.late:cancel("the server has stopped") end
 end
 

@@ -1,7 +1,7 @@
 --- `riverlua serve training`: the embedded training service on a socket, for any client of the River training API.
 --
--- gRPC over HTTP/2 without TLS. The answers are training.embedded.service's; here are the socket, the key, the ends of
--- sessions that nobody keeps alive, and a shutdown that loses no answer.
+-- gRPC over HTTP/2 without TLS. The answers are training.embedded.service's; here are the socket, the key, the
+-- ends of sessions that nobody keeps alive, and a shutdown that loses no answer.
 
 local clock = require "riverlua.clock"
 local digest = require "riverlua.digest"
@@ -16,8 +16,8 @@ local SERVICE = "river.api.v1.RiverService"
 local GiB = 1 << 30
 -- Many operations of many models may be waited for at a time, each by a call of its own.
 local MAX_STREAMS, MAX_CALLS = 1000, 10000
--- Seconds: between two looks for sessions that have been left; what calls get when the server stops. Those that wait
--- for a result are tried again by their clients.
+-- Seconds: between two looks for sessions that have been left; what calls get when the server stops. Those that
+-- wait for a result are tried again by their clients.
 local REAP_EVERY, GRACE = 10, 5
 
 ---@class training.Serve : riverlua.Served
@@ -89,10 +89,11 @@ local OPTIONS = {host = "string|nil", port = "integer|nil", key = "string|nil", 
 
 --- Opens the service on a socket.
 ---
---- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `key` (calls without it as `x-api-key` are
---- refused; default: everybody may call), `path` of a folder for checkpoints (default: they are kept in memory),
---- `threads` of the trainer (default: one for each processor), `seed` of all that is random (default 0), `on_error` as
---- for riverlua.grpc_server, `service`: instead of training.embedded's.
+--- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `key` (calls without it as `x-api-key`
+--- are refused; default: everybody may call), `path` of a folder for checkpoints (default: they are kept in
+--- memory),
+--- `threads` of the trainer (default: one for each processor), `seed` of all that is random (default 0),
+--- `on_error` as for riverlua.grpc_server, `service`: instead of training.embedded's.
 ---@param options table|nil
 ---@return training.Serve # `run{signals = true}` serves, `stop()` ends that, `close()` frees all
 ---Raises kind="connect" when the port cannot be had, kind="argument" for wrong options.

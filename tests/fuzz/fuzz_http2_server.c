@@ -1,9 +1,10 @@
 /*
- * Fuzz target: a connection of a gRPC server (src/http2_server.c, src/grpc_incoming.c) whose client sends anything.
+ * Fuzz target: a connection of a gRPC server (src/http2_server.c, src/grpc_incoming.c) whose client sends
+ * anything.
  *
- * However the same frames are cut, the same calls arrive with the same messages and get the same statuses. What is kept
- * and what is sent is bounded by what came; nothing is left of it at the end. The first two bytes of an input choose the
- * cuts and what the rest is: raw bytes, or bytes that choose well-formed frames.
+ * However the same frames are cut, the same calls arrive with the same messages and get the same statuses. What is
+ * kept and what is sent is bounded by what came; nothing is left of it at the end. The first two bytes of an input
+ * choose the cuts and what the rest is: raw bytes, or bytes that choose well-formed frames.
  */
 #include "fuzz_cuts.h"
 #include "grpc_incoming.h"
@@ -93,7 +94,8 @@ static void answer(served *s) {
     case 3: rvl_grpc_incoming_break(&s->call, RVL_GRPC_ABORTED, "broken off"); break;
     default: rvl_grpc_metadata_put(&s->call.trailers, "x-more", 6, "yes", 3); break;
   }
-  if (how % 7 != 6) rvl_grpc_incoming_finish(&s->call, how % 2 == 0 ? RVL_GRPC_OK : RVL_GRPC_NOT_FOUND, "w\xc3\xb6rt%", 6);
+  rvl_grpc_code status = how % 2 == 0 ? RVL_GRPC_OK : RVL_GRPC_NOT_FOUND;
+  if (how % 7 != 6) rvl_grpc_incoming_finish(&s->call, status, "w\xc3\xb6rt%", 6);
   free(m);
 }
 
@@ -202,8 +204,8 @@ static void put_block(rvl_bytes *out, const uint8_t *data, size_t size) {
 static void put_frame(rvl_bytes *out, unsigned type, unsigned flags, uint32_t stream, const rvl_bytes *payload) {
   unsigned char head[9] = {(unsigned char)(payload->length >> 16), (unsigned char)(payload->length >> 8),
                            (unsigned char)payload->length, (unsigned char)type, (unsigned char)flags,
-                           (unsigned char)(stream >> 24), (unsigned char)(stream >> 16), (unsigned char)(stream >> 8),
-                           (unsigned char)stream};
+                           (unsigned char)(stream >> 24), (unsigned char)(stream >> 16),
+                           (unsigned char)(stream >> 8), (unsigned char)stream};
   put(out, head, sizeof head);
   put(out, payload->data, payload->length);
 }
@@ -217,8 +219,8 @@ static void put_data(rvl_bytes *payload, const uint8_t *data, size_t size, unsig
 }
 
 /*
-** Three bytes choose a frame, and how many of those behind it fill it. false: the client says goodbye before its end;
-** nghttp2 then looks at what follows, or not.
+** Three bytes choose a frame, and how many of those behind it fill it. false: the client says goodbye before its
+** end; nghttp2 then looks at what follows, or not.
 */
 static bool append_frames(rvl_bytes *out, const uint8_t *data, size_t size) {
   static const unsigned char types[] = {1, 0, 1, 0, 3, 6, 7, 8, 4, 9, 2, 1, 0, 5, 0xfe, 1};
@@ -241,7 +243,7 @@ static bool append_frames(rvl_bytes *out, const uint8_t *data, size_t size) {
     if (type == 6) payload.length = 8;
     if (type == 3 || type == 8) payload.length = 4;
     if (type == 4) payload.length -= payload.length % 6;
-    bool whole = choice % 16 < 14 || payload.length == 0;   /* nghttp2 stumbles over cuts in a block without bytes */
+    bool whole = choice % 16 < 14 || payload.length == 0;   /* nghttp2 stumbles over cuts in an empty block */
     unsigned flags = (choice & 1) | ((type == 1 || type == 9) && whole ? 4u : 0);
     if (type == 4 && (flags & 1)) payload.length = 0;
     put_frame(out, type, flags, stream, &payload);

@@ -1,5 +1,6 @@
--- A gRPC server for the checks of server_wire.py. Prints one JSON line when it is ready; stops when its standard input
--- ends. arg[1]: JSON with options of riverlua.grpc_server; `me`: only calls with this metadata `who` are taken.
+-- A gRPC server for the checks of server_wire.py. Prints one JSON line when it is ready; stops when its standard
+-- input ends. arg[1]: JSON with options of riverlua.grpc_server; `me`: only calls with this metadata `who` are
+-- taken.
 
 local core = require "riverlua.core.task"
 local grpc_server = require "riverlua.grpc_server"
@@ -82,7 +83,7 @@ end
 
 server = grpc_server.Server(options)
 local ended
-local watcher <close> = task.spawn(function()
+local watcher <close> = task.spawn(function()   -- luacheck: ignore 211
   io.stdin:setvbuf("no")
   repeat core.wait_readable(0) until not io.stdin:read(1)
   ended = "input"

@@ -2,8 +2,9 @@
 --
 --     riverlua interop_server.lua LIBRARY
 --
--- LIBRARY has the messages of interop.proto. Prints one JSON line when it is ready and ends when its standard input
--- closes. Ports, control paths and `x-test-hold` are those of the Go server: see tests/servers/grpc_interop/main.go.
+-- LIBRARY has the messages of interop.proto. Prints one JSON line when it is ready and ends when its standard
+-- input closes. Ports, control paths and `x-test-hold` are those of the Go server: see
+-- tests/servers/grpc_interop/main.go.
 
 local core = require "riverlua.core.task"
 local errors = require "riverlua.errors"

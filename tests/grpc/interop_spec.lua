@@ -33,7 +33,7 @@ local makers = {
 }
 
 -- The schema of interop.proto: protoc-c, the compiler, and what came of it.
-local function compile(folder)
+local function compile()
   local command = ([[cd %s && protoc-c --proto_path=%s --c_out=. interop.proto &&
     ${CC:-cc} -shared -fPIC $(pkg-config --cflags libprotobuf-c) -o libinterop.so interop.pb-c.c \
     $(pkg-config --libs libprotobuf-c)]]):format(quote(folder), quote(lfs.currentdir() .. "/tests/grpc"))
@@ -62,7 +62,7 @@ setup(function()
   folder = os.tmpname()
   os.remove(folder)
   assert(lfs.mkdir(folder))
-  schema = compile(folder)
+  schema = compile()
   service = schema:service("grpc.testing.TestService")
 end)
 

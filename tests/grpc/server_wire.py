@@ -160,7 +160,8 @@ class Wire:
         return kind
 
     def block(self, path="/t.T/Echo", fields=(), method="POST", kind="application/grpc"):
-        wanted = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x"), ("te", "trailers")]
+        wanted = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x"),
+                  ("te", "trailers")]
         if kind:
             wanted.append(("content-type", kind))
         return b"".join(field(*one) for one in wanted + list(fields))
@@ -186,7 +187,8 @@ class Wire:
         own, sent = self.streams[stream], 0
         while sent < len(data) and not own.ended and own.reset is None:
             before = own.sent
-            room = min(65535 + self.windows.get(0, 0) - self.sent, 65535 + self.windows.get(stream, 0) - before, 16384)
+            room = min(65535 + self.windows.get(0, 0) - self.sent, 65535 + self.windows.get(stream, 0) - before,
+                       16384)
             if room <= 0:
                 self.step()
                 continue
@@ -392,10 +394,8 @@ def floods():
     flood(lambda wire, i: wire.pack(WINDOW, 0, 0, struct.pack(">I", 1)))
     flood(lambda wire, i: wire.pack(0xfe, 0, 0, b""))
     flood(lambda wire, i: wire.pack(HEADERS, END_HEADERS, 1, wire.block()) if i == 0 else wire.pack(DATA, 0, 1))
-    flood(lambda wire, i: wire.pack(HEADERS, 0, 1, wire.block()) if i == 0 else wire.pack(CONTINUATION, 0, 1), 20000)
-    large = field("x", "y" * 8000)
-    flood(lambda wire, i: wire.pack(HEADERS, 0, 1, wire.block()) if i == 0 else wire.pack(CONTINUATION, 0, 1, large),
-          2000)
+    for more, count in (b"", 20000), (field("x", "y" * 8000), 2000):
+        flood(lambda wire, i: wire.pack(CONTINUATION if i else HEADERS, 0, 1, more if i else wire.block()), count)
     told = wait("open", 1)
     expect("calls", 1, told["in_flight"])
     expect("held", 0, told["held"])

@@ -4,8 +4,8 @@ local here = debug.getinfo(1, "S").source:match("^@(.*/)")
 local servers = dofile(here .. "../support/servers.lua")
 local json = require "riverlua.json"
 
--- Starts the server with `options`, runs a check of server_wire.py against it; returns what the server says ended it,
--- and what else it said.
+-- Starts the server with `options`, runs a check of server_wire.py against it; returns what the server says ended
+-- it, and what else it said.
 local function check(name, options)
   local server <close> = servers.start{servers.riverlua, here .. "echo_server.lua", json.encode(options or {})}
   local errors = os.tmpname()

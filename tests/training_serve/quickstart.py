@@ -51,9 +51,9 @@ with client.session(run="quick", project="start") as session:
     groups = model.sample(["s4821=", "s1007="], num_samples=2, max_tokens=16, temperature=0.7, seed=5, logprobs=3,
                           return_prompt_logprobs=True)
     one = groups[0][0]
-    say("sample", groups=[len(group) for group in groups], first=sample(one), prompt_ids=list(one.prompt_token_ids),
-        prompt_logprobs=len(one.prompt_logprobs), top=[len(one.top_logprobs.token_ids[0]),
-                                                       len(one.top_logprobs.token_ids)])
+    top = one.top_logprobs.token_ids
+    say("sample", groups=[len(group) for group in groups], first=sample(one), top=[len(top[0]), len(top)],
+        prompt_ids=list(one.prompt_token_ids), prompt_logprobs=len(one.prompt_logprobs))
     runs = [[s.text for s in model.sample("s4821=", num_samples=2, seed=5)[0]] for _ in range(2)]
     say("again", same=runs[0] == runs[1])
     ids = model.sample(prompt_token_ids=list(b"s9021="), max_tokens=4)
@@ -103,11 +103,13 @@ with client.session(run="quick", project="start") as session:
     # checkpoints
     final = model.save_weights("final")
     again = model.save_weights("final", mode="inference", immutable=True, durable=False)
-    say("saved", path=final.path, type=final.checkpoint_type, immutable=again.path, policy=policy(final.policy_version))
+    say("saved", path=final.path, type=final.checkpoint_type, immutable=again.path,
+        policy=policy(final.policy_version))
     other = session.create_model(MODEL, lora=river.LoraConfig(rank=8), checkpoint=final)
     greedy = [m.sample("s4821=", temperature=0, max_tokens=16)[0][0].logprobs for m in (model, other)]
     say("loaded", step=other.step, same=greedy[0] == greedy[1], policy=policy(other.get_policy_version()))
-    say("checkpoint", first=sample(session.sample("s4821=", base_model=MODEL, checkpoint=again, max_tokens=8)[0][0]))
+    kept = session.sample("s4821=", base_model=MODEL, checkpoint=again, max_tokens=8)
+    say("checkpoint", first=sample(kept[0][0]))
     full = session.create_model(MODEL, full_weight=True)
     full.train_step([supervised], lr=1e-3)
     say("full", step=full.step)

@@ -1,7 +1,7 @@
-"""The specification's loop with the official client against `riverlua serve training`: prints the rewards of its steps.
+"""The specification's loop with the official client against `riverlua serve training`: prints its rewards.
 
-Between the two lines it is the specification's, but for the endpoint, the model and where its data set comes from: the
-rows of embedded/digits, which have GSM8K's form, from the file that is named. Arguments: READY-LINE ROWS STEPS.
+Between the two lines it is the specification's, but for the endpoint, the model and where its data set comes from:
+the rows of embedded/digits, which have GSM8K's form, from a file. Arguments: READY-LINE ROWS STEPS.
 """
 
 import json
