@@ -178,7 +178,8 @@ describe("the trainer's engine", function()
     local err = failure(engine.base, engine, CONFIG, tensors)
     assert.equal("the tensor 'layers.1.mlp.up.weight' is not a matrix of 48 × 32", err.message)
     tensors["layers.1.mlp.up.weight"] = nil
-    assert.equal("the tensor 'layers.1.mlp.up.weight' is missing", failure(engine.base, engine, CONFIG, tensors).message)
+    err = failure(engine.base, engine, CONFIG, tensors)
+    assert.equal("the tensor 'layers.1.mlp.up.weight' is missing", err.message)
   end)
 
   it("refuses data before anything is done", function()

@@ -1,5 +1,5 @@
---- Custom losses of the embedded service: the JSON of a loss graph (loss_graph_v1) is checked and made into what a model
---- computes with.
+--- Custom losses of the embedded service: the JSON of a loss graph (loss_graph_v1) is checked and made into what a
+--- model computes with.
 
 local core = require "riverlua.core.trainer"
 local errors = require "riverlua.errors"
@@ -20,12 +20,15 @@ local function want(condition, format, ...)
   end
 end
 
-local function is_name(text) return type(text) == "string" and #text > 0 and (utf8.len(text) or math.huge) <= LONGEST_NAME end
+local function is_text(text, longest) return type(text) == "string" and (utf8.len(text) or math.huge) <= longest end
+
+local function is_name(text) return is_text(text, LONGEST_NAME) and text ~= "" end
 
 local function is_index(value, below) return math.type(value) == "integer" and value >= 0 and value < below end
 
 local function check_columns(columns)
-  want(type(columns) == "table" and #columns >= 1 and #columns <= MOST_COLUMNS, "1 to %d columns are wanted", MOST_COLUMNS)
+  want(type(columns) == "table" and #columns >= 1 and #columns <= MOST_COLUMNS, "1 to %d columns are wanted",
+    MOST_COLUMNS)
   local last
   for i, column in ipairs(columns) do
     local where = ("column %d"):format(i - 1)
@@ -35,8 +38,8 @@ local function check_columns(columns)
     want(DTYPES[column.dtype], "%s is of the type %s", where, tostring(column.dtype))
     want(column.layout == "token", "%s has the layout %s", where, tostring(column.layout))
     local width = column.width
-    want(width == nil or math.type(width) == "integer" and width >= 1 and width <= WIDEST, "%s has the width %s", where,
-      tostring(width))
+    want(width == nil or math.type(width) == "integer" and width >= 1 and width <= WIDEST, "%s has the width %s",
+      where, tostring(width))
     last = column.name
   end
 end
@@ -57,9 +60,10 @@ local function check_nodes(nodes, columns)
     want(type(node) == "table" and type(node.op) == "string", "node %d has no op", index)
     local where = ("node %d (%s)"):format(index, node.op:sub(1, LONGEST_NAME))
     want((node.op == "logits") == (index == 0), "the first node, and no other, is logits")
-    want((node.op == "input") == (index >= 1 and index <= #columns), "%s: the inputs follow the logits, one a column", where)
+    want((node.op == "input") == (index >= 1 and index <= #columns), "%s: the inputs follow the logits, one a column",
+      where)
     want(node.op ~= "input" or node.column == index - 1, "%s is not the input %d", where, index - 1)
-    want(node.source == nil or type(node.source) == "string" and (utf8.len(node.source) or math.huge) <= LONGEST_SOURCE,
+    want(node.source == nil or is_text(node.source, LONGEST_SOURCE),
       "%s has a source that is longer than %d characters", where, LONGEST_SOURCE)
     check_arguments(node, index, where)
   end

@@ -167,7 +167,8 @@ local function checkpoint_of(fetch, place, about)
   local checkpoint = {
     path = about.path, kind = about.kind, base = about.base, lora = about.lora, policy = about.policy,
     sampled = about.sampled, ttl = about.ttl, immutable = about.immutable, durable = about.durable,
-    created_at = about.created_at, expires_at = about.expires_at, bytes = about.bytes, config = parsed(CONFIG, decode, want(CONFIG)),
+    created_at = about.created_at, expires_at = about.expires_at, bytes = about.bytes,
+    config = parsed(CONFIG, decode, want(CONFIG)),
   }
   checkpoint.config.model_type = nil
   if about.lora then
