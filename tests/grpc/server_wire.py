@@ -424,7 +424,7 @@ def honest():
 
 
 def lateness():
-    """handshake_timeout, head_timeout, request_timeout, idle_timeout and write_timeout are 0.3 s."""
+    """handshake_timeout, head_timeout, request_timeout, idle_timeout and write_timeout are a second."""
     silent = Wire(preface=None)
     half = Wire(preface=None)
     half.send(PREFACE[:10])
@@ -453,7 +453,12 @@ def lateness():
     # a client that does not read at all
     wire = Wire()
     wire.call("/t.T/Large", message(b"50000000"))
-    wait("open", 1)
+    while True:
+        try:
+            wait("open", 1)
+            break
+        except Closed:      # on a busy machine we were late ourselves
+            pass
     assert wire.closed()
 
 
