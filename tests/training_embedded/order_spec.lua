@@ -366,6 +366,27 @@ describe("operations of the embedded training service", function()
       assert.equal(51, futures.count)                -- in all
     end)
 
+    it("a result that is larger than all that is kept can be had, and had again", function()
+      local futures = require("training.embedded.futures").new{collected = 1000, kept = 50000}
+      local function finished(size)
+        local future = futures:add{}
+        future:finish{chat_complete = {response_json = ("x"):rep(size)}}
+        return future.id
+      end
+      local function size_of(id) return #futures:collect(futures:find(id)) end
+      local function is_there(id) return (pcall(futures.find, futures, id)) end
+      local large = finished(20000)
+      for _ = 1, 2 do assert.is_true(size_of(large) > 20000) end
+      local small, next_one = finished(500), finished(2000)
+      assert.is_true(size_of(next_one) > 2000)         -- takes the place of what was collected before
+      assert.is_false(is_there(large))
+      assert.is_true(size_of(small) > 500)
+      local first, largest = finished(30000), finished(100000)
+      assert.is_true(size_of(largest) > 100000)
+      assert.is_false(is_there(first))
+      assert.same({0, 0}, {futures.count, futures.bytes})
+    end)
+
     it("so many may wait", function()
       core:hold()
       local request = {model_id = model_id, prompts = prompts()}

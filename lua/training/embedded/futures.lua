@@ -79,13 +79,18 @@ local function drop_oldest(self, queue)
   return forget(self, future)
 end
 
+-- However large they are, the last one that was collected may be asked for again, and the last one that was not for
+-- the first time.
 local function trim(self)
-  while self.collected_bytes > self.limits.collected do drop_oldest(self, self.collected) end
+  local ended, collected = self.ended, self.collected
+  while self.collected_bytes > self.limits.collected and collected.first < collected.last do
+    drop_oldest(self, collected)
+  end
   while self.bytes > self.limits.kept do
-    drop_oldest(self, self.collected_bytes > 0 and self.collected or self.ended)
+    if self.collected_bytes == 0 and ended.first >= ended.last then break end
+    drop_oldest(self, self.collected_bytes > 0 and collected or ended)
   end
   -- those collected meanwhile are in the other queue
-  local ended = self.ended
   while ended.first <= ended.last and ended[ended.first].collected do
     ended[ended.first] = nil
     ended.first = ended.first + 1
@@ -140,6 +145,7 @@ end
 --- What came of it, which counts as collected.
 ---@return string bytes
 function Futures:collect(future)
+  local reply = future.reply   -- making room for others may forget it
   if not future.collected then
     future.collected = true
     self.collected_bytes = self.collected_bytes + future.size
@@ -147,7 +153,7 @@ function Futures:collect(future)
     trim(self)
   end
   if future.refused then error(future.refused, 0) end
-  return future.reply
+  return reply
 end
 
 --- The result by its id.
