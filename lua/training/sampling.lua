@@ -11,6 +11,8 @@ local images = require "training.images"
 
 local sampling = {}
 
+-- In one call: each sample is a message of its own.
+local MOST_SAMPLES = 65536
 local DEFAULTS = {num_samples = 1, max_tokens = 256, temperature = 1.0, top_p = 1.0, top_k = -1}
 
 -- Names of options by who understands them.
@@ -257,6 +259,10 @@ function sampling.plan(what, options, default_timeout)
   local list = read_prompts(what, options)
   add_images(what, options, list)
   local num_samples = integer(what, "num_samples", options.num_samples or DEFAULTS.num_samples, 1)
+  if num_samples > MOST_SAMPLES // #list then
+    fail(what, ("%d samples of %d prompts are more than the %d that one call can ask for"):format(num_samples, #list,
+      MOST_SAMPLES), "several calls")
+  end
   local max_tokens = integer(what, "max_tokens", options.max_tokens or DEFAULTS.max_tokens, 1)
   local timeout = options.timeout or default_timeout
   if type(timeout) ~= "number" or timeout ~= timeout or timeout <= 0 then

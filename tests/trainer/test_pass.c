@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "../support/plain_blas.h"
 #include "trainer/lora.h"
 #include "trainer/pass.h"
 #include "trainer/random.h"
@@ -58,7 +59,7 @@ static rvl_blas blas;
 
 static int set_up(void **state) {
   (void)state;
-  return rvl_blas_open(&blas) == NULL ? 0 : -1;
+  return open_blas(&blas) == NULL ? 0 : -1;
 }
 
 static const rvl_model_config small = {.vocabulary = 31, .width = 16, .layers = 2, .heads = 2, .hidden = 24,

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "../support/plain_blas.h"
 #include "trainer/random.h"
 #include "trainer/trainable.h"
 
@@ -20,7 +21,7 @@ static rvl_pool *pool;
 static int set_up(void **state) {
   (void)state;
   pool = rvl_pool_new(2);
-  return pool != NULL && rvl_blas_open(&blas) == NULL ? 0 : -1;
+  return pool != NULL && open_blas(&blas) == NULL ? 0 : -1;
 }
 
 static int tear_down(void **state) {

@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "../support/plain_blas.h"
+
 static atomic_long granted, in_use;   /* allocations and threads until all fail; what was not given back */
 
 static bool is_granted(void) { return atomic_fetch_sub(&granted, 1) > 0; }
@@ -87,7 +89,7 @@ static rvl_blas blas;
 
 static int set_up(void **state) {
   (void)state;
-  return rvl_blas_open(&blas) == NULL ? 0 : -1;
+  return open_blas(&blas) == NULL ? 0 : -1;
 }
 
 static const rvl_model_config config = {.vocabulary = 40, .width = 8, .layers = 2, .heads = 2, .hidden = 16,
