@@ -15,15 +15,27 @@ local progress = require "riverlua.progress"
 local training = require "training"
 local rewards = training.rewards
 
-local STEPS = tonumber(arg[1] or 29)
-local BATCH = tonumber(os.getenv("BATCH") or 256)   -- prompts per step
+local function refuse(text, ...)
+  io.stderr:write(text:format(...), "\n")
+  os.exit(1)
+end
+
+local function count(text, what)
+  local number = math.tointeger(tonumber(text))
+  if not number or number < 1 then refuse("%s: a whole number from 1 on is wanted, got '%s'", what, text) end
+  return number
+end
+
+local STEPS = count(arg[1] or 29, "the number of steps")
+local BATCH = count(os.getenv("BATCH") or 256, "BATCH")   -- prompts per step
 local GROUP = 4             -- samples per prompt
 local LORA_RANK = 16
 local LR = 4e-5             -- learning rate; the losses are sums over tokens
 
 -- What differs between a service with large models and this machine.
+local endpoint = os.getenv("RIVER_ENDPOINT") or not os.getenv("RIVER_API_KEY") and "embedded:" or nil
 local place
-if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
+if not (endpoint and endpoint:find("^embedded:")) then
   place = {
     client = {}, model = "nvidia/Kimi-K2.6-NVFP4", rows = "openai/gsm8k", max_tokens = 128, stop = "<|im_end|>",
     -- the chat template of Kimi K2, its thinking turned off
@@ -34,7 +46,7 @@ if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
   }
 else
   place = {
-    client = {endpoint = "embedded:", embedded = {seed = math.tointeger(os.getenv("SEED") or 1)}},
+    client = {endpoint = endpoint, embedded = {seed = math.tointeger(os.getenv("SEED") or 1)}},
     model = "embedded/rambler-134k", rows = "embedded/digits", max_tokens = 16, stop = "\n",
     prompt = function(question) return question end,
   }
@@ -66,6 +78,7 @@ local model = session:create_model{
 
 local curve = {}
 local steps = math.min(#rows // BATCH, STEPS)
+if steps == 0 then refuse("there are %d rows, and a step takes %d: set BATCH", #rows, BATCH) end
 local bar <close> = progress.bar{total = steps, label = "training", unit = "steps"}
 local function say(text)
   if progress.is_quiet() then print(text) else bar:note(text) end

@@ -11,8 +11,9 @@ local progress = require "riverlua.progress"
 local training = require "training"
 
 -- What differs between a service with large models and this machine.
+local endpoint = os.getenv("RIVER_ENDPOINT") or not os.getenv("RIVER_API_KEY") and "embedded:" or nil
 local place
-if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
+if not (endpoint and endpoint:find("^embedded:")) then
   place = {
     client = {}, model = "Qwen/Qwen3.6-35B-A3B-FP8", epochs = 3, batch = 8, lr = 1e-4, stop = "<|im_end|>",
     rows = arg[1] and training.datasets.load(arg[1]) or training.datasets.from{
@@ -26,7 +27,7 @@ if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
   }
 else
   place = {
-    client = {endpoint = "embedded:"}, model = "embedded/guesser-134k", epochs = 2, batch = 64, lr = 4e-5, stop = "\n",
+    client = {endpoint = endpoint}, model = "embedded/guesser-134k", epochs = 2, batch = 64, lr = 4e-5, stop = "\n",
     rows = training.datasets.load(arg[1] or "embedded/digits"):slice(1, 2048),
     prompt = function(row) return row.question end,
     answer = function(row) return training.rewards.extract_gsm8k_answer(row.answer) end,

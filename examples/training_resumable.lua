@@ -13,10 +13,12 @@ local FILE, STEPS = arg[1] or "run.json", tonumber(arg[2] or "20")
 local PROMPTS, GROUP = 32, 4
 
 -- What differs between a service with large models and this machine. `questions`: other ones in each step.
+local endpoint = os.getenv("RIVER_ENDPOINT")
+  or not os.getenv("RIVER_API_KEY") and ("embedded:%s.checkpoints"):format(FILE) or nil
 local place
-if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
+if not (endpoint and endpoint:find("^embedded:")) then
   place = {
-    client = {}, model = "nvidia/Kimi-K2.6-NVFP4", max_tokens = 64, stop = "<|im_end|>",
+    model = "nvidia/Kimi-K2.6-NVFP4", max_tokens = 64, stop = "<|im_end|>",
     questions = function(step)
       local prompts, answers = {}, {}
       for i = 1, PROMPTS do
@@ -30,11 +32,11 @@ if os.getenv("RIVER_API_KEY") or os.getenv("RIVER_ENDPOINT") then
 else
   local rows = training.datasets.load("embedded/digits", {split = "train"})
   place = {
-    client = {endpoint = "embedded:" .. FILE .. ".checkpoints"}, model = "embedded/rambler-134k", max_tokens = 16,
-    stop = "\n",
+    model = "embedded/rambler-134k", max_tokens = 16, stop = "\n",
     questions = function(step)
       local prompts, answers = {}, {}
-      for i, row in ipairs(rows:slice((step - 1) * PROMPTS + 1, step * PROMPTS)) do
+      for i = 1, PROMPTS do
+        local row = rows[((step - 1) * PROMPTS + i - 1) % #rows + 1]
         prompts[i], answers[i] = row.question, training.rewards.extract_gsm8k_answer(row.answer)
       end
       return prompts, answers
@@ -42,7 +44,7 @@ else
   }
 end
 
-local client <close> = training.Client(place.client)
+local client <close> = training.Client{endpoint = endpoint}
 local bar <close> = progress.bar{total = STEPS, label = "steps"}
 
 local function step(model, number, state)

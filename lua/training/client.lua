@@ -51,7 +51,8 @@ local function read_key(given, is_embedded)
   if key:find("[%s%c\x80-\xff]") then fail("api_key has spaces, control characters or other than ASCII in it") end
   if key ~= "" then return key end
   if is_embedded then return nil end
-  fail("there is no API key", "set RIVER_API_KEY or pass api_key; api_key = false sends none")
+  fail("there is no API key", "set RIVER_API_KEY or pass api_key; endpoint = \"embedded:\" needs none, and trains on "
+    .. "this machine")
 end
 
 -- Where the service is: a host and a port, which may also be written in one, with or without a scheme.
@@ -80,7 +81,8 @@ local function read_address(options)
     if not host then host, own_port = endpoint:match("^([^:/@?#%s]+):(%d+)$") end
     if not host then host = endpoint:match("^([^:/@?#%s]+)$") end
   end
-  if not host then fail("the endpoint is not a host", "such as api.river.ai, with the port in 'port'") end
+  if not host or host == "embedded" then fail("the endpoint is not a host",
+    "such as api.river.ai, with the port in 'port'; or \"embedded:\" for this machine") end
   if use_ssl == nil then use_ssl = true end
   port = port or math.tointeger(tonumber(own_port)) or (scheme == "http" and 80 or 443)
   if port < 1 or port > 65535 then fail(("port must be from 1 to 65535, got %d"):format(port)) end
@@ -127,6 +129,8 @@ end
 --- Options:
 --- `api_key`: default RIVER_API_KEY; false: none is sent;
 --- `endpoint`: default RIVER_ENDPOINT or "api.river.ai"; host, host:port, or with http:// or https:// before it;
+--- "embedded:", or "embedded:" and a folder for checkpoints, is the trainer in this process;
+--- `embedded`: its options, see training.embedded: `threads`, `seed`, `base_models`;
 --- `port` = 443; `use_ssl` = true (false with http://);
 --- `timeout` = 86400: seconds that an operation may take unless a call says otherwise;
 --- `enable_retries` = true: UNAVAILABLE is tried again where that is safe, see training.wire;
@@ -147,7 +151,8 @@ end
 function client.new(options)
   options = options or {}
   if type(options) == "string" then   -- which could be the key: it is not shown
-    fail("the options stand in a table, got a string", "write training.Client{api_key = …}")
+    fail("the options stand in a table, got a string",
+      "write training.Client{api_key = …}, or {endpoint = \"embedded:\"}")
   end
   errors.expect("training.Client", "options", options, "table")
   errors.check_options("training.Client", options, OPTIONS)

@@ -43,7 +43,7 @@ local HINTS = {
   auth = "check the API key: RIVER_API_KEY or the option api_key; it may have expired or been revoked",
   permission = "the key belongs to somebody who may not use this model or checkpoint",
   unavailable = "check endpoint, port and use_ssl, and that the service is up",
-  unsupported = "this endpoint is older than the call: see client:get_capabilities()",
+  unsupported = "this endpoint may be older than the call, or a small one: see client:get_server_capabilities()",
   capacity = "wait, ask for less at once, or see session:capacity_status()",
 }
 

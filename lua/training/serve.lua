@@ -84,19 +84,30 @@ local function default_on_error(problem, call)
   io.stderr:write("riverlua serve training: ", call and call.method .. ": " or "", tostring(problem), "\n")
 end
 
-local OPTIONS = {host = "string|nil", port = "integer|nil", key = "string|nil", path = "string|nil",
+local OPTIONS = {host = "string|nil", port = "integer|nil", key = "string|nil", folder = "string|nil",
   threads = "integer|nil", seed = "integer|nil", on_error = "callable|nil", service = "table|nil"}
+
+-- The embedded trainer's service. Its engine begins here rather than with the first call: who starts a server wants to
+-- be told at once that it cannot compute.
+local function open_service(options)
+  local service = require("training.embedded").service({path = options.folder, threads = options.threads,
+    seed = options.seed}, "training.serve")
+  local ok, problem = pcall(service.open_engine, service)
+  if ok then return service end
+  service:close()
+  error(problem, 0)
+end
 
 --- Opens the service on a socket.
 ---
 --- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `key` (calls without it as `x-api-key`
---- are refused; default: everybody may call), `path` of a folder for checkpoints (default: they are kept in
---- memory),
+--- are refused; default: everybody may call), `folder` for checkpoints (default: they are kept in memory),
 --- `threads` of the trainer (default: one for each processor), `seed` of all that is random (default 0),
 --- `on_error` as for riverlua.grpc_server, `service`: instead of training.embedded's.
 ---@param options table|nil
 ---@return training.Serve # `run{signals = true}` serves, `stop()` ends that, `close()` frees all
----Raises kind="connect" when the port cannot be had, kind="argument" for wrong options.
+---Raises kind="connect" when the port cannot be had, kind="argument" for wrong options, kind="unsupported" when
+---OpenBLAS is not there.
 function serve.open(options)
   options = options or {}
   errors.expect("training.serve", "options", options, "table")
@@ -109,10 +120,7 @@ function serve.open(options)
     max_message = GiB, max_requests = 2 * GiB, max_streams = MAX_STREAMS, max_calls = MAX_CALLS,
     handlers = handlers_of(self),
   }
-  local ok, service = pcall(function()
-    return options.service or require("training.embedded").service{path = options.path, threads = options.threads,
-      seed = options.seed}
-  end)
+  local ok, service = pcall(function() return options.service or open_service(options) end)
   if not ok then
     self.server:close()
     error(service, 0)
@@ -147,13 +155,13 @@ end
 --- For `riverlua serve`: what it says about this service, its options and what opens it.
 serve.command = {
   summary = "the River training API: LoRA, losses, sampling, checkpoints on this machine's processors",
-  options = {host = "HOST", port = "N", key = "TEXT", path = "FOLDER", threads = "N", seed = "N"},
+  options = {host = "HOST", port = "N", key = "TEXT", folder = "PATH", threads = "N", seed = "N"},
   environment = {key = "RIVER_API_KEY"},
   help = [[
   --host HOST     address to listen on (default 127.0.0.1: this machine only)
   --port N        port (default 50051; 0: any free one)
   --key TEXT      ask for this API key; better given by RIVER_API_KEY, which others cannot see
-  --path FOLDER   keep checkpoints there between runs (default: in memory only)
+  --folder PATH   keep checkpoints there between runs (default: in memory only)
   --threads N     of the trainer (default: one for each processor)
   --seed N        of all that is random (default 0)]],
   defaults = {port = 50051},

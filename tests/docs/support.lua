@@ -101,7 +101,8 @@ end
 --- Describes what is tried of a document; `busted` has its functions, which only specs see.
 ---@param busted { describe: function, it: function }
 ---@param path string
----@param environment table<string, string>|nil what leads blocks to a server that the spec has started
+---@param environment table<string, string>|nil|fun(text: string): table<string, string> what leads blocks to a
+--- server that the spec has started
 function docs.describe_blocks(busted, path, environment)
   busted.describe("the Lua in " .. path, function()
     local blocks = blocks_of(path)
@@ -119,7 +120,7 @@ function docs.describe_blocks(busted, path, environment)
           assert(environment or block.text:find("embedded:", 1, true) or not block.text:find(client, 1, true),
             name .. " needs a server and does not say so")
         end
-        run_block(name, block, environment)
+        run_block(name, block, type(environment) == "function" and environment(block.text) or environment)
       end)
     end
   end)

@@ -63,12 +63,32 @@ describe("the endpoint embedded:", function()
       ["'threads' must be from 1 to 1024"] = {threads = 0},
       ["'seed' must be an integer"] = {seed = 1.5},
       ["'base_models' must be a string"] = {base_models = {}},
+      ["'base_models' is '" .. folder .. "/none', and there is no such folder"] = {base_models = folder .. "/none"},
     } do
       local ok, err = pcall(training.Client, {endpoint = "embedded:", embedded = options})
       assert.is_false(ok)
       assert.equal("argument", err.kind)
       assert.truthy(err.message:find(text, 1, true), err.message)
     end
+  end)
+
+  it("is told to those who have no key, or leave out the colon", function()
+    for _, options in ipairs{{endpoint = "embedded"}, {endpoint = "embeded:"},
+      {endpoint = "a.example", api_key = ""}} do
+      local ok, err = pcall(training.Client, options)
+      assert.is_false(ok)
+      assert.equal("argument", err.kind)
+      assert.truthy(err.hint:find('"embedded:"', 1, true), err.hint)
+    end
+  end)
+
+  it("says which losses there are", function()
+    local client <close> = open()
+    local model = create(client)
+    local datum = {input_ids = {1, 2}, weights = {1, 0}}
+    local ok, err = pcall(model.forward_backward, model, {data = {datum}, loss_fn = "grpo"})
+    assert.is_false(ok)
+    assert.truthy(err.message:find("no loss is called 'grpo': there are cispo, cross_entropy, ", 1, true), err.message)
   end)
 
   it("needs no key, and has neither deployments nor a console", function()

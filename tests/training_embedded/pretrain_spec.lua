@@ -5,6 +5,7 @@ local files = dofile(here .. "files.lua")
 local fake_engine = dofile(here .. "fake_engine.lua")
 local base_models = require "training.embedded.base_models"
 local datasets = require "training.datasets"
+local errors = require "riverlua.errors"
 local pretrain = require("training.embedded.pretrain").pretrain
 
 local has_trainer, trainer = pcall(require, "riverlua.core.trainer")
@@ -21,6 +22,14 @@ describe("pretrain", function()
     options.engine, options.progress = engine, options.progress or false
     return pretrain(options)
   end
+
+  it("says that it is the configuration which cannot be", function()
+    function engine.base() errors.raise{kind = "argument", message = "'width' is not a multiple of 'heads'"} end
+    local ok, err = pcall(make, {text = "hello world", config = {width = 63}})
+    assert.is_false(ok)
+    assert.equal("argument", err.kind)
+    assert.equal("pretrain: config: 'width' is not a multiple of 'heads'", err.message)
+  end)
 
   it("learns windows of a text", function()
     local name, made = make{text = "hello world", steps = 4, batch = 8, window = 5, seed = 3}

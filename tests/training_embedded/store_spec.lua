@@ -285,7 +285,7 @@ describe("checkpoints in a folder", function()
         tensors = {{name = "w", array = array.fill("float32", 10)}}})
     ]], {args = {path}, prefix = "sh -c 'trap \"\" XFSZ; ulimit -f 100; exec \"$@\"' sh"})
     assert.equal(0, result.code, result.err)
-    assert.truthy(result.out:find("^false\tstorage\tthe checkpoints cannot be kept: [^\n]*model.safetensors: "
+    assert.truthy(result.out:find("^false\tstorage\tfiles cannot be kept: [^\n]*model.safetensors: "
       .. "File too large\tis the folder writable, and the disk not full%?\n1.0\n$"), result.out)
     assert.equal(before, files.tree(path):gsub("%./run%-1/small/[^\n]*\n", "") .. "")
   end)

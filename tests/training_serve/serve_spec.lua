@@ -156,14 +156,14 @@ describe("riverlua serve training and our own client:", function()
     os.remove(folder)
     local path
     do
-      local server <close> = support.start("--path", folder)
+      local server <close> = support.start("--folder", folder)
       local client <close> = our_client(server)
       local session <close> = client:session()
       local model = session:create_model{base_model = "embedded/rambler-134k", lora = {rank = 4}}
       path = model:save_weights("kept").path
     end
     do
-      local server <close> = support.start("--path", folder)
+      local server <close> = support.start("--folder", folder)
       local client <close> = our_client(server)
       local session <close> = client:session()
       local model = session:create_model{base_model = "embedded/rambler-134k", lora = {rank = 4},
@@ -171,6 +171,12 @@ describe("riverlua serve training and our own client:", function()
       assert.equal(0, model.step)
     end
     os.execute("rm -rf " .. servers.quote(folder))
+  end)
+
+  it("says which of its options is wrong", function()
+    local ok, err = pcall(require("training.serve").open, {threads = 0})
+    assert.is_false(ok)
+    assert.equal("training.serve: 'threads' must be from 1 to 1024", err.message)
   end)
 
   it("refuses another key", function()

@@ -7,6 +7,7 @@
 
 local clock = require "riverlua.clock"
 local errors = require "riverlua.errors"
+local folder = require "riverlua.core.folder"
 local lazy = require "riverlua.lazy"
 local task = require "riverlua.task"
 
@@ -110,15 +111,21 @@ end
 
 --- The service alone, for `riverlua serve training`. Options as for `new`.
 ---@param options table|nil
+---@param what string|nil what errors call them
 ---@return training.embedded.Service
-function embedded.service(options)
-  local what = "training.Client: embedded"
+function embedded.service(options, what)
+  what = what or "training.Client: embedded"
   options = options or {}
   errors.check_options(what, options, OPTIONS)
   for name, wanted in pairs(OPTIONS) do errors.expect(what, name, options[name], wanted) end
   local threads = options.threads
   if threads and (threads < 1 or threads > MOST_THREADS) then
     errors.raise{kind = "argument", message = ("%s: 'threads' must be from 1 to %d"):format(what, MOST_THREADS)}
+  end
+  local models = options.base_models
+  if models and not folder.list(models) then
+    errors.raise{kind = "argument",
+      message = ("%s: 'base_models' is '%s', and there is no such folder"):format(what, models)}
   end
   return require("training.embedded.service").new{
     core = require "riverlua.core.trainer", base_models = require "training.embedded.base_models",

@@ -29,9 +29,11 @@ for loss, settings in pairs(LOSSES) do
   if loss ~= GRAPH_LOSS then settings.logprob_temperature = true end
 end
 
+local LOSS_NAMES = "cispo, cross_entropy, dro, echo_cispo, importance_sampling, ppo"
+
 local function check_config(loss, config)
   local known = LOSSES[loss]
-  if not known then refusal.wrong("no loss is called '%s'", loss) end
+  if not known then refusal.wrong("no loss is called '%s': there are %s", loss, LOSS_NAMES) end
   for name, value in pairs(config) do
     if not known[name] then refusal.wrong("loss_fn_config: %s knows no %s", loss, name) end
     if value ~= value or value == math.huge or value == -math.huge then

@@ -70,6 +70,15 @@ local function take_step(model, recipe, step)
   return result.metrics.loss_sum / learned
 end
 
+local function new_base(engine, recipe)
+  local ok, base = pcall(engine.base, engine, recipe.config, nil, recipe.seed)
+  if ok then return base end
+  if errors.is(base, "argument") then
+    errors.raise{kind = "argument", message = ("%s: config: %s"):format(WHERE, base.message), cause = base}
+  end
+  error(base, 0)
+end
+
 --- Internal: trains all weights of a new model on examples that `draw` gives: a prompt, which may be a single
 --- byte, and what follows it.
 ---@param recipe { config: table, seed: integer, steps: integer, batch: integer, lr: number, label: string,
@@ -80,7 +89,7 @@ end
 function pretrain.train(recipe)
   local own <close> = not recipe.engine and require("riverlua.core.trainer").open{threads = recipe.threads} or nil
   local engine = recipe.engine or own
-  local base = engine:base(recipe.config, nil, recipe.seed)
+  local base = new_base(engine, recipe)
   local model = engine:model(base, nil)
   local report, loss = reporter(recipe), 0
   for step = 1, recipe.steps do

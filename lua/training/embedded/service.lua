@@ -139,14 +139,16 @@ local function decode(method, bytes)
   refusal.wrong("the request cannot be decoded: %s", request.message)
 end
 
+-- Kinds of errors that have a status of their own; "unsupported": OpenBLAS is not there.
+local CODES = {memory = "RESOURCE_EXHAUSTED", limit = "RESOURCE_EXHAUSTED", unsupported = "UNIMPLEMENTED"}
+
 -- What went wrong, as a status.
 local function explain(method, err)
   if errors.is(err, "grpc") then return refusal.of_method(err, method) end
   if errors.is(err) and (err.kind == "cancelled" or err.kind == "interrupted" or err.kind == "closed") then
     return err
   end
-  local no_room = errors.is(err, "memory") or errors.is(err, "limit")
-  local code = no_room and "RESOURCE_EXHAUSTED" or "INTERNAL"
+  local code = errors.is(err) and CODES[err.kind] or "INTERNAL"
   local text = errors.is(err) and err.message .. (err.hint and (" (%s)"):format(err.hint) or "") or tostring(err)
   local made = refusal.of_method(refusal.new(code, text), method)
   made.cause = err

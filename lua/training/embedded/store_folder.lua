@@ -28,7 +28,7 @@ local Folder = {}
 Folder.__index = Folder
 
 local function fail(text, ...)
-  errors.raise{kind = "storage", message = ("the checkpoints cannot be kept: %s"):format(text:format(...)),
+  errors.raise{kind = "storage", message = ("files cannot be kept: %s"):format(text:format(...)),
     hint = "is the folder writable, and the disk not full?"}
 end
 
