@@ -4,6 +4,7 @@
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local json = require "riverlua.json"
 local reference = dofile(here .. "reference.lua")
+local safetensors = require "training.embedded.safetensors"
 
 local file <close> = assert(io.open(here .. "reference/vectors.json"))
 local recorded = json.decode(file:read("a"))
@@ -26,6 +27,12 @@ describe("PyTorch's recorded values", function()
     for _, loss in ipairs{"cross_entropy", "importance_sampling", "ppo", "cispo", "echo_cispo", "dro"} do
       assert.is_true(seen[loss], loss)
     end
+  end)
+
+  it("are those of a checkpoint that PyTorch wrote", function()
+    local model = recorded.models[1]
+    local weights = safetensors.read(here .. "reference/checkpoint.safetensors").tensors
+    reference.distribution(engine:base(model.config, weights), model, model.distribution)
   end)
 
   for _, model in ipairs(recorded.models) do

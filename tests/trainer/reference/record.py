@@ -1,8 +1,8 @@
 """Records what PyTorch says of the trainer's models, losses and optimizer.
 
-    record.py [--check | --random SEED] [--out FILE]
+    record.py [--check | --random SEED]
 
-Without options vectors.json is written anew. --check tells whether it still is what PyTorch says (exit status 1 when
+Without options vectors.json and checkpoint.safetensors are written anew. --check tells whether it still is what PyTorch says (exit status 1 when
 not). --random prints the same about models that no one has seen before, made from the seed.
 """
 
@@ -12,11 +12,14 @@ import os
 import sys
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import cases
 from stream import Stream
 
-FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors.json")
+HERE = os.path.dirname(os.path.abspath(__file__))
+FILE = os.path.join(HERE, "vectors.json")
+CHECKPOINT = os.path.join(HERE, "checkpoint.safetensors")   # the weights of the first model
 TOLERANCE = 1e-7               # of numbers that are kept with eight digits
 
 
@@ -36,6 +39,11 @@ def fixed():
     return {"torch": torch.__version__.split("+", 1)[0], "models": [
         cases.record(name, config, adapters, 1 + number, steps=100 if name in ("learned_tied", "rotary") else 0)
         for number, (name, (config, adapters)) in enumerate(cases.MODELS.items())]}
+
+
+def first_weights():
+    (config, _), *_ = cases.MODELS.values()
+    return {name: value.float() for name, value in cases.build(config, 1).state_dict().items()}
 
 
 def chance(seed):
@@ -79,7 +87,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--random", type=int, metavar="SEED")
-    parser.add_argument("--out", default=FILE)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.random is not None:
@@ -91,9 +98,13 @@ def main():
             kept = json.load(file)
         kept["torch"] = recording["torch"]
         found = list(differences("vectors", kept, recording))
+        weights, old = first_weights(), load_file(CHECKPOINT)
+        if set(weights) != set(old) or any(not torch.equal(weights[name], old[name]) for name in weights):
+            found.append("checkpoint.safetensors")
         print("\n".join(found[:20]) or "fresh")
         sys.exit(1 if found else 0)
-    with open(options.out, "w") as file:
+    save_file(first_weights(), CHECKPOINT)
+    with open(FILE, "w") as file:
         # a line for each model's part, so that what changes can be seen
         text = json.dumps(recording, separators=(",", ":"))
         file.write(text.replace('{"loss":', '\n{"loss":').replace('{"name":', '\n{"name":') + "\n")
