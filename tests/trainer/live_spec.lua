@@ -37,6 +37,7 @@ describe("PyTorch, live", function()
       for _, adapted in ipairs{false, true} do
         local live <close> = reference.model(engine, base, model, adapted)
         for _, case in ipairs(adapted and model.adapted or model.cases) do reference.case(live, model, case) end
+        for _, case in ipairs(adapted and {} or model.graphs) do reference.graph(live, model, case) end
         reference.optimize(live, model, adapted and model.adapted_adamw or model.adamw)
       end
     end

@@ -7,6 +7,9 @@
 
 local array = require "riverlua.array"
 local datum = require "training.datum"
+local loss_graph = require "training.embedded.graph"
+local json = require "riverlua.json"
+local nest = require "training.nest"
 local trainer = require "riverlua.core.trainer"
 
 local reference = {}
@@ -183,6 +186,20 @@ local function compare_metrics(where, metrics, told)
   end
 end
 
+-- All gradients of a pass; how many there are.
+local function compare_gradients(where, live, told)
+  local gradients, count = reference.gradients(live), 0
+  for name, one in pairs(told) do
+    if not gradients[name] then complain(where, "there is no gradient of %s", name) end
+    reference.same_tensor(("%s, gradient of %s"):format(where, name), gradients[name], one)
+    count = count + 1
+  end
+  for name in pairs(gradients) do
+    if not told[name] then complain(where, "PyTorch has no gradient of %s", name) end
+  end
+  return count
+end
+
 -- One loss: metrics, log-probabilities and all gradients.
 function reference.case(live, model, case)
   local where = ("%s, %s"):format(model.name, title(case))
@@ -200,16 +217,28 @@ function reference.case(live, model, case)
       end
     end
   end
-  local gradients, count = reference.gradients(live), 0
-  for name, told in pairs(case.gradients) do
-    if not gradients[name] then complain(where, "there is no gradient of %s", name) end
-    reference.same_tensor(("%s, gradient of %s"):format(where, name), gradients[name], told)
-    count = count + 1
+  return compare_gradients(where, live, case.gradients)
+end
+
+-- A custom loss.
+function reference.graph(live, model, case)
+  local where = ("%s, graph %s"):format(model.name, case.name)
+  local columns, list = json.decode(case.graph).columns, {}
+  for i, told in ipairs(case.data) do
+    local ones = array.fill("int64", #told.input_ids, 1)
+    local value = {input_ids = array.int64(told.input_ids), attention_mask = ones, __river_loss_position = ones,
+      __river_loss_graph_v1 = array.from_bytes("uint8", case.graph)}
+    for k, column in ipairs(columns) do
+      local make = column.width and array.matrix or array[column.dtype]
+      local values = told.columns[k]
+      value["__river_loss_column_" .. k - 1] = column.width and make(column.dtype, values) or make(values)
+    end
+    list[i] = nest.encode(value)
   end
-  for name in pairs(gradients) do
-    if not case.gradients[name] then complain(where, "PyTorch has no gradient of %s", name) end
-  end
-  return count
+  local result = live:pass(list, {loss = "loss_graph_v1", config = {}, gradients = true, clear = true,
+    graph = loss_graph.compile(case.graph)})
+  compare_metrics(where, result.metrics, case.metrics)
+  return compare_gradients(where, live, case.gradients)
 end
 
 local function sampled(from, prompt, vocabulary)

@@ -48,6 +48,11 @@ describe("PyTorch's recorded values", function()
         for _, case in ipairs(model.cases) do assert.is_true(reference.case(live, model, case) > 0) end
       end)
 
+      it("has the gradients of custom losses", function()
+        local live <close> = reference.model(engine, bases[model.name], model, false)
+        for _, case in ipairs(model.graphs) do assert.is_true(reference.graph(live, model, case) > 0) end
+      end)
+
       it("has the gradients of adapters", function()
         local live <close> = reference.model(engine, bases[model.name], model, true)
         for _, case in ipairs(model.adapted) do assert.is_true(reference.case(live, model, case) > 0) end

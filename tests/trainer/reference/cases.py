@@ -5,6 +5,7 @@ import dataclasses
 
 import torch
 
+import graphs
 import lora
 import losses
 from model import Config, Transformer
@@ -150,6 +151,24 @@ def evaluate(model, trainable, data, loss, config, columns):
                           for name, parameter in trainable}}
 
 
+def evaluate_graph(model, trainable, data, make, columns):
+    """The same of a custom loss, over the datums that have no mask and more than three tokens."""
+    for _, parameter in trainable:
+        parameter.grad = None
+    text, chosen = make(), [i for i, datum in enumerate(data) if len(datum["input_ids"]) > 3
+                            and bool(datum.get("attention_mask", torch.ones(1)).all())]
+    parts = [{"input_ids": data[i]["input_ids"], "columns": {
+        name: data[i]["old_logprobs"][:, None] - data[i]["soft_weights"] if column == "teacher" else data[i][column]
+        for name, column in columns.items()}} for i in chosen]
+    total, metrics = graphs.run(text, parts, model)
+    total.backward()
+    return {"graph": text, "name": make.__name__, "data": [
+        {"input_ids": part["input_ids"].tolist(),
+         "columns": [part["columns"][name].tolist() for name in sorted(columns)]} for part in parts],
+            "metrics": {"loss_sum": float(total.detach()), **metrics},
+            "gradients": {name: told(parameter.grad) for name, parameter in trainable}}
+
+
 def distribution(model, ids):
     """Log-probabilities of the whole vocabulary at each position."""
     with torch.no_grad():
@@ -204,6 +223,7 @@ def record(name, config, adapters, seed, chosen=LOSSES, steps=0, slower=1):
     data = make_data(stream, model)
     result = {"name": name, "config": dataclasses.asdict(config), "seed": seed, "data": written(data),
               "cases": [evaluate(model, ordered(model), data, *loss) for loss in chosen],
+              "graphs": [evaluate_graph(model, ordered(model), data, *graph) for graph in graphs.GRAPHS],
               "distribution": distribution(model, data[0]["input_ids"]), "adapters": adapters}
     adapted, named = build_adapted(config, seed, adapters)
     result["adapted"] = [evaluate(adapted, named, data, *loss) for loss in chosen[:1] + chosen[5:6]]

@@ -104,6 +104,7 @@ def main():
         print("\n".join(found[:20]) or "fresh")
         sys.exit(1 if found else 0)
     save_file(first_weights(), CHECKPOINT)
+    os.chmod(CHECKPOINT, 0o644)
     with open(FILE, "w") as file:
         # a line for each model's part, so that what changes can be seen
         text = json.dumps(recording, separators=(",", ":"))
