@@ -151,6 +151,14 @@ void rvl_grpc_incoming_send(rvl_grpc_incoming *c, const char *data, size_t lengt
     give_up(c);
 }
 
+void rvl_grpc_incoming_keep(rvl_grpc_incoming *c) {
+  rvl_http2_exchange *x = &c->exchange;
+  if (x->head == NULL || x->body == c->copy.data) return;
+  c->copy.length = 0;
+  if (rvl_bytes_append(&c->copy, x->body, x->body_length)) x->body = c->copy.data;
+  else give_up(c);
+}
+
 /* ---- headers ------------------------------------------------------------------------------------------ */
 
 static bool is_named(const char *name, size_t length, const char *wanted) {

@@ -74,6 +74,8 @@ void rvl_grpc_incoming_answer(rvl_grpc_incoming *call);
 /* Sends a message; the one before must be out. `data` stays as it is until it is out, unless it is short. */
 void rvl_grpc_incoming_send(rvl_grpc_incoming *call, const char *data, size_t length);
 bool rvl_grpc_incoming_is_short(size_t length);
+/* What is being sent may go away from now on: a copy is made of it. */
+void rvl_grpc_incoming_keep(rvl_grpc_incoming *call);
 /* Whether the last message is out. */
 bool rvl_grpc_incoming_is_sent(const rvl_grpc_incoming *call);
 /* Ends it, after the message that is being sent. Of several ends the first one counts. */

@@ -220,6 +220,7 @@ void rvl_grpc_served_release(rvl_grpc_served *c) {
   c->notify = NULL;
   dequeue(c);
   if (!c->call.over) rvl_grpc_incoming_break(&c->call, RVL_GRPC_INTERNAL, "the call was given up");
+  rvl_grpc_incoming_keep(&c->call);   /* its owner has lent it, who goes */
   if (c->peer != NULL && c->call.exchange.id != 0) touch(c->peer);
   else free_call(c);
 }
