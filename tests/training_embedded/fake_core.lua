@@ -227,10 +227,24 @@ function fake.store()
       error(failure, 0)
     end
     self.saved = self.saved + 1
+    checkpoint.has_optimizer = checkpoint.optimizer ~= nil
     kept[path] = checkpoint
     return 100
   end
-  function store:load(path) return kept[path] end   -- luacheck: ignore self
+  function store:load(path)
+    self.loaded = (self.loaded or 0) + 1
+    return kept[path]
+  end
+  function store:about(path)   -- luacheck: ignore self
+    local brief = {}
+    for name, value in pairs(kept[path] or {}) do brief[name] = value end
+    brief.tensors, brief.optimizer = nil, nil
+    return kept[path] and brief or nil
+  end
+  function store:is_taken(path, immutable)   -- luacheck: ignore self
+    return kept[path] ~= nil and (immutable or kept[path].immutable) or false
+  end
+  function store:remove_expired() self.swept = (self.swept or 0) + 1 end
   function store:bytes(run)   -- luacheck: ignore self
     local total = 0
     for path in pairs(kept) do

@@ -4,6 +4,7 @@
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local support = dofile(folder .. "support.lua")
 local clock = require "riverlua.clock"
+local digest = require "riverlua.digest"
 local errors = require "riverlua.errors"
 local task = require "riverlua.task"
 
@@ -169,6 +170,38 @@ describe("operations of the embedded training service", function()
       assert.truthy(err.details:find(after.id .. " is current", 1, true))
       assert.same(after, policy())
       assert.equal(after.id, result(service, step(after.id)).optim_step.policy_version.parent_id)
+    end)
+
+    it("never replace an immutable checkpoint, and a policy that is pinned stays what it was", function()
+      local pinned = policy()
+      local first = save("a", {mode = "inference", immutable = true})
+      step()
+      local second, third = save("a"), save("a")   -- while the first is only promised
+      local paths = {}
+      for i, id in ipairs{first, second, third} do paths[i] = result(service, id).save_weights.path end
+      local base = ("river://%s/weights/a"):format(run_id)
+      assert.same({base, base .. "@2", base .. "@2"}, paths)
+      local ids = call(service, "SubmitSamplingBatch", {idempotency_key = digest.uuid(),
+        pinned_policy_id = pinned.id, training = {model_id = model_id, prompts = prompts()}}).request_ids
+      local sample
+      repeat
+        sample = support.stream(service, "RetrieveSamplingResults", {request_ids = ids})[1]
+      until not sample.pending
+      assert.equal(pinned.id, sample.inference.results[1].policy_version.id)
+    end)
+
+    it("hold no weights while they wait", function()
+      local path = result(service, save("a")).save_weights.path
+      service.store.loaded = 0
+      core:hold()
+      local ids = {}
+      for i = 1, 20 do
+        ids[i] = call(service, "SampleFromCheckpoint", {checkpoint_path = path, prompts = prompts()}).request_id
+      end
+      assert.equal(0, service.store.loaded)
+      core:release()
+      for _, id in ipairs(ids) do assert.is_table(result(service, id).inference) end
+      assert.equal(1, service.store.loaded)
     end)
 
     it("do not load what could not be saved", function()

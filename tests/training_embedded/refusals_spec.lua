@@ -367,6 +367,15 @@ describe("the embedded training service", function()
     assert.is_table(run(service, "LoadWeights", load(path)).load_weights)
   end)
 
+  it("has no checkpoint under what is no path", function()
+    for i, path in ipairs{"", "a", "river://x", "river:///weights/a", "river://r/weights/../a",
+      "river://r/weights/" .. ("x"):rep(300)} do
+      refused("NOT_FOUND", "no checkpoint " .. path, "LoadWeights", {model_id = model_id, seq_id = i, path = path})
+      refused("NOT_FOUND", "no checkpoint " .. path, "SampleFromCheckpoint", {checkpoint_path = path})
+      refused("NOT_FOUND", "no checkpoint " .. path, "ChatCompleteFromCheckpoint", {checkpoint_path = path})
+    end
+  end)
+
   it("refuses checkpoints of other models", function()
     local saved = run(service, "SaveWeights", {model_id = model_id, seq_id = 1, path = run_id .. "/a",
       mode = "training"}).save_weights.path

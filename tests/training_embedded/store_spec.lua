@@ -106,6 +106,43 @@ local function both_ways(new)
     assert.same({fixed, fixed .. "@2", fixed .. "@3"}, paths)
     assert.equal(1, value_of(kept:load(fixed)))
     assert.equal(3, value_of(kept:load(fixed .. "@3")))
+    for i = 4, 5 do   -- nor with one that may be replaced itself
+      assert.is_true(kept:is_taken(fixed .. "@3"))
+      local _, path = kept:save(fixed, checkpoint(i))
+      assert.equal(fixed .. "@4", path)
+      assert.is_false(kept:is_taken(path))
+      assert.is_true(kept:is_taken(path, true))
+      assert.equal(i, value_of(kept:load(path)))
+    end
+    assert.equal(1, value_of(kept:load(fixed)))
+    now = now + 366 * 86400
+    assert.is_false(kept:is_taken(fixed, true))
+    assert.equal(fixed, select(2, kept:save(fixed, checkpoint(6))))
+    assert.equal(6, value_of(kept:load(fixed)))
+  end)
+
+  it("tells what a checkpoint is without its tensors", function()
+    kept:save(PATH, checkpoint(1))
+    local whole, brief = kept:load(PATH), kept:about(PATH)
+    assert.same({nil, nil, true}, {brief.tensors, brief.optimizer, brief.has_optimizer})
+    whole.tensors, whole.optimizer = nil, nil
+    assert.same(whole, brief)
+    assert.is_nil(kept:about("river://run-1/weights/none"))
+  end)
+
+  it("lets go of what is over when it is told to", function()
+    local backend = kept.backend
+    local function count()
+      local all = 0
+      backend:each(function() all = all + 1 end)
+      return all
+    end
+    kept:save(PATH, checkpoint(1, {ttl = 10}))
+    kept:save("river://run-1/weights/year", checkpoint(1))
+    now = now + 11
+    assert.equal(2, count())
+    kept:remove_expired()
+    assert.equal(1, count())
   end)
 
   it("forgets what is over", function()

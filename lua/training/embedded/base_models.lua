@@ -218,7 +218,7 @@ function base_models.write(root, name, config, tensors, made)
     if whole[field] == nil then whole[field] = default end
   end
   local owner, model = base_models.parts(name)
-  store_folder.open(root):put(owner, model, {[CONFIG] = encode(whole) .. "\n", [MODEL] = bytes}, false)
+  store_folder.open(root):put(owner, model, {[CONFIG] = encode(whole) .. "\n", [MODEL] = bytes})
   return ("%s/%s/%s"):format(root, owner, model)
 end
 

@@ -195,6 +195,12 @@ function sampling.of_base(service, name)
     open = function() return service.sources:of_base(name) end}
 end
 
+-- What is under a path when the turn of a request has come.
+local function open_path(service, path, number)
+  return service.sources:of_checkpoint(weights.key(path, weights.find(service, path)),
+    function() return weights.read(service, path) end, number)
+end
+
 --- A checkpoint.
 ---@param base_model string|nil what it should be of
 ---@return training.embedded.Place
@@ -203,8 +209,7 @@ function sampling.of_checkpoint(service, path, base_model)
   if base_model and base_model ~= "" and base_model ~= found.base then
     refusal.wrong("%s is of %s, not of %s", path, found.base, base_model)
   end
-  return {model = {config = found.config, name = found.base},
-    open = function() return service.sources:of_checkpoint(weights.key(path, found), found) end}
+  return {model = {config = found.config, name = found.base}, open = function() return open_path(service, path) end}
 end
 
 --- A model in training, when its turn has come.
@@ -226,9 +231,8 @@ end
 ---@return training.embedded.Place
 function sampling.of_snapshot(service, model, snapshot)
   return {model = {config = model.config, name = model.base_model}, trained = model, open = function()
-    local found = snapshot.checkpoint or weights.find(service, snapshot.path)
-    local key = snapshot.key or weights.key(snapshot.path, found)
-    return service.sources:of_checkpoint(key, found, model.number)
+    if snapshot.path then return open_path(service, snapshot.path, model.number) end
+    return service.sources:of_checkpoint(snapshot.key, function() return snapshot.checkpoint end, model.number)
   end}
 end
 

@@ -113,20 +113,21 @@ end
 
 --- A checkpoint.
 ---@param key string tells it from others, also from one that had its path before
----@param checkpoint table what the store has
+---@param read fun(): table gives what the store has, when it is not ready yet
 ---@param number integer|nil of the model that it is a snapshot of
 ---@return training.embedded.Source
-function Sources:of_checkpoint(key, checkpoint, number)
+function Sources:of_checkpoint(key, read, number)
   local entry = self.ready[key]
   if not entry then
     make_room(self)
+    local checkpoint = read()
     entry = open(self, checkpoint)
-    entry.users = 0
+    entry.users, entry.policy = 0, checkpoint.policy
     self.ready[key] = entry
   end
   touch(self, key)
   entry.users = entry.users + 1
-  local policy = checkpoint.policy
+  local policy = entry.policy
   return {core = entry.core, policy = policies.copy(policy),
     seed = counted(self, "checkpoint", number or 0, policy.step),
     done = function() entry.users = entry.users - 1 end}

@@ -49,6 +49,7 @@ local decode = json.decoder{drop_null = true, max_bytes = LARGEST_ABOUT}
 ---@field expires_at number|nil of loaded ones
 ---@field path string|nil of loaded ones
 ---@field bytes integer|nil of loaded ones
+---@field has_optimizer boolean|nil of loaded ones
 
 -- ---------------------------------------------------------------------------------------------------------- names
 
@@ -156,7 +157,8 @@ local function checked(fetch, place, about)
   end
 end
 
-local function checkpoint_of(fetch, place, about)
+-- A checkpoint; without its tensors when only what it is is wanted.
+local function checkpoint_of(fetch, place, about, is_brief)
   local file = checked(fetch, place, about)
   local function want(name) return file(name) or damaged(place, ABOUT, ("it names no %s"):format(name)) end
   local function parsed(name, fn, ...)
@@ -168,9 +170,10 @@ local function checkpoint_of(fetch, place, about)
     path = about.path, kind = about.kind, base = about.base, lora = about.lora, policy = about.policy,
     sampled = about.sampled, ttl = about.ttl, immutable = about.immutable, durable = about.durable,
     created_at = about.created_at, expires_at = about.expires_at, bytes = about.bytes,
-    config = parsed(CONFIG, decode, want(CONFIG)),
+    config = parsed(CONFIG, decode, want(CONFIG)), has_optimizer = about.files[OPTIMIZER] ~= nil,
   }
   checkpoint.config.model_type = nil
+  if is_brief then return checkpoint end
   if about.lora then
     checkpoint.tensors = parsed(peft.MODEL, peft.read, want(peft.CONFIG), want(peft.MODEL))
   else
@@ -191,9 +194,10 @@ Memory.__index = Memory
 
 function Memory.place(_, run, name) return run .. "/weights/" .. name end
 
-function Memory:put(run, name, files, is_new)
+function Memory:put(run, name, files, may_replace)
   local key = self:place(run, name)
-  if is_new and self.kept[key] then return false end
+  local old = self.kept[key]
+  if old and may_replace and not may_replace(function(file) return old[file] end, key) then return false end
   self.kept[key] = files
   return true
 end
@@ -205,9 +209,11 @@ function Memory:get(run, name, read)
   return read(function(file) return files[file] end, key)
 end
 
-function Memory:each(read)
-  local keys = {}
-  for key in pairs(self.kept) do keys[#keys + 1] = key end
+function Memory:each(read, run)
+  local keys, beginning = {}, run and self:place(run, "") or ""
+  for key in pairs(self.kept) do
+    if key:sub(1, #beginning) == beginning then keys[#keys + 1] = key end
+  end
   for _, key in ipairs(keys) do
     local files = self.kept[key]
     read(function(file) return files[file] end, key, function() self.kept[key] = nil end)
@@ -222,8 +228,13 @@ local Store = {}
 Store.__index = Store
 Store.__name = "training.embedded.Store"
 
--- What is over is removed; what is damaged is for `load` to complain about.
-local function remove_expired(self)
+local function check_open(self)
+  if not self.is_open then errors.raise{kind = "closed", message = "the store of checkpoints is closed"} end
+end
+
+--- Removes what is over; what is damaged is for `load` to complain about. Opening a store does so, too.
+function Store:remove_expired()
+  check_open(self)
   local now = self.now()
   self.backend:each(function(fetch, place, remove)
     local ok, about = pcall(read_about, fetch, place)
@@ -243,12 +254,8 @@ function store.new(options)
   local backend = path and require("training.embedded.store_folder").open(path)
     or setmetatable({kept = {}}, Memory)
   local self = setmetatable({path = path, backend = backend, now = options.now or os.time, is_open = true}, Store)
-  remove_expired(self)
+  self:remove_expired()
   return self
-end
-
-local function check_open(self)
-  if not self.is_open then errors.raise{kind = "closed", message = "the store of checkpoints is closed"} end
 end
 
 local KINDS = {training = true, inference = true, publish = true}
@@ -263,40 +270,66 @@ local function check_checkpoint(given)
   errors.expect("store:save", "ttl", given.ttl, "number|nil")
 end
 
+-- Whether an old checkpoint keeps its name when one is saved that is immutable, or not.
+local function stays(self, fetch, place, immutable)
+  local ok, about = pcall(read_about, fetch, place)
+  if ok and about.expires_at <= self.now() then return false end
+  return immutable or ok and about.immutable or false
+end
+
+--- Tells whether a checkpoint of this path would get another one, as there is an immutable one, or it is one itself.
+---@param path string
+---@param immutable boolean|nil
+---@return boolean
+function Store:is_taken(path, immutable)
+  check_open(self)
+  local run, name = parts_of(path)
+  return self.backend:get(run, name, function(fetch, place) return stays(self, fetch, place, immutable) end) or false
+end
+
 --- Saves a checkpoint. When this returns, neither a killed process nor a power failure loses it; until then an old
---- one of the name is what it was.
+--- one of the name is what it was. An immutable one keeps its name as long as it lasts: "name@2" is the next.
 ---@param path string
 ---@param checkpoint training.embedded.Checkpoint
 ---@return integer size in bytes
----@return string path which an immutable checkpoint may have another of
+---@return string path another one when the name was taken
 ---Raises kind "argument" for paths that cannot be, "storage" when it cannot be written.
 function Store:save(path, checkpoint)
   check_open(self)
   local run, name = parts_of(path)
   check_checkpoint(checkpoint)
+  local function may_replace(fetch, place) return not stays(self, fetch, place, checkpoint.immutable) end
   for version = 1, MOST_VERSIONS do
     local versioned = version == 1 and name or ("%s@%d"):format(name, version)
     path = ("river://%s/weights/%s"):format(run, versioned)
     local files, size = files_of(path, checkpoint, self.now())
-    if self.backend:put(run, versioned, files, checkpoint.immutable == true) then return size, path end
+    if self.backend:put(run, versioned, files, may_replace) then return size, path end
   end
   errors.raise{kind = "storage", message = ("'%s' has too many versions"):format(path)}
 end
 
---- Loads a checkpoint; nil when there is none, or its time is over.
----@param path string
----@return training.embedded.Checkpoint|nil
----Raises kind "argument" for paths that cannot be, "storage" naming the file when it is damaged.
-function Store:load(path)
+local function find(self, path, is_brief)
   check_open(self)
   local run, name = parts_of(path)
   return self.backend:get(run, name, function(fetch, place)
     local about = read_about(fetch, place)
     if about.path ~= path then damaged(place, ABOUT, ("it is about '%s'"):format(about.path)) end
     if about.expires_at <= self.now() then return nil end
-    return checkpoint_of(fetch, place, about)
+    return checkpoint_of(fetch, place, about, is_brief)
   end)
 end
+
+--- Loads a checkpoint; nil when there is none, or its time is over.
+---@param path string
+---@return training.embedded.Checkpoint|nil
+---Raises kind "argument" for paths that cannot be, "storage" naming the file when it is damaged.
+function Store:load(path) return find(self, path, false) end
+
+--- The same without `tensors` and `optimizer`, which take time and memory.
+---@param path string
+---@return training.embedded.Checkpoint|nil
+---Raises what `load` raises.
+function Store:about(path) return find(self, path, true) end
 
 --- Tells whether there is a checkpoint, be it damaged, that `load` would not call over.
 ---@param path string
@@ -324,8 +357,9 @@ end
 ---@field durable boolean
 
 --- What there is, in the order of the paths, without what is damaged.
+---@param wanted string|nil a run: only of this one
 ---@return training.embedded.CheckpointInfo[]
-function Store:list()
+function Store:list(wanted)
   check_open(self)
   local list, now = {}, self.now()
   self.backend:each(function(fetch, place)
@@ -336,7 +370,7 @@ function Store:list()
         policy = about.policy, created_at = about.created_at, expires_at = about.expires_at, bytes = about.bytes,
         immutable = about.immutable, durable = about.durable}
     end
-  end)
+  end, wanted)
   table.sort(list, function(a, b) return a.path < b.path end)
   return list
 end
@@ -346,9 +380,7 @@ end
 ---@return integer
 function Store:bytes(run)
   local sum = 0
-  for _, checkpoint in ipairs(self:list()) do
-    if checkpoint.run == run then sum = sum + checkpoint.bytes end
-  end
+  for _, checkpoint in ipairs(self:list(run)) do sum = sum + checkpoint.bytes end
   return sum
 end
 

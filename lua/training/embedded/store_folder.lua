@@ -133,11 +133,25 @@ local function write_files(part, files)
   for _, name in ipairs(names) do check(folder.replace(part .. "/" .. name, files[name])) end
 end
 
-local function put(self, run, name, files, is_new)
+local function reader_of(place)
+  return function(file)
+    local path = place .. "/" .. file
+    local stream <close>, problem, code = io.open(path, "rb")
+    if not stream and code == NOT_THERE then return nil end
+    local bytes
+    if stream then bytes, problem = stream:read("a") end
+    if not bytes then
+      errors.raise{kind = "storage", message = ("a checkpoint cannot be read: %s"):format(problem)}
+    end
+    return bytes
+  end
+end
+
+local function put(self, run, name, files, may_replace)
   local home, target = ("%s/%s"):format(self.path, file_name(run)), self:place(run, name)
   recover(home)
   local exists = is_folder(target)
-  if exists and is_new then return false end
+  if exists and may_replace and not may_replace(reader_of(target), target) then return false end
   if not is_folder(home) then
     check(folder.make(home))
     check(folder.sync(self.path))
@@ -164,22 +178,10 @@ end
 ---@param run string
 ---@param name string
 ---@param files table<string, string> bytes by name
----@param is_new boolean the name must be free
----@return boolean # false: the name is not free
-function Folder:put(run, name, files, is_new) return locked(self, true, put, run, name, files, is_new) end
-
-local function reader_of(place)
-  return function(file)
-    local path = place .. "/" .. file
-    local stream <close>, problem, code = io.open(path, "rb")
-    if not stream and code == NOT_THERE then return nil end
-    local bytes
-    if stream then bytes, problem = stream:read("a") end
-    if not bytes then
-      errors.raise{kind = "storage", message = ("a checkpoint cannot be read: %s"):format(problem)}
-    end
-    return bytes
-  end
+---@param may_replace (fun(fetch: fun(file: string): string|nil, place: string): boolean)|nil asked about an old one
+---@return boolean # false: the old one is not to be replaced
+function Folder:put(run, name, files, may_replace)
+  return locked(self, true, put, run, name, files, may_replace)
 end
 
 local function get(self, run, name, read)
@@ -200,8 +202,9 @@ end
 ---@return any # what `read` returns; nil when there is no such checkpoint
 function Folder:get(run, name, read) return locked(self, false, get, run, name, read) end
 
-local function each(self, read)
-  for _, run in ipairs(runs(self)) do
+local function each(self, read, wanted)
+  local all = wanted and {("%s/%s"):format(self.path, file_name(wanted))} or runs(self)
+  for _, run in ipairs(all) do
     for _, name in ipairs(list(run)) do
       if name:sub(1, 1) ~= "." then
         local place = run .. "/" .. name
@@ -216,6 +219,7 @@ end
 
 --- Calls `read(fetch, place, remove)` for every checkpoint.
 ---@param read function
-function Folder:each(read) return locked(self, false, each, read) end
+---@param run string|nil only for those of this one
+function Folder:each(read, run) return locked(self, false, each, read, run) end
 
 return store_folder

@@ -4,6 +4,7 @@ local models = require "training.embedded.models"
 local policies = require "training.embedded.policies"
 local refusal = require "training.embedded.refusal"
 local sources = require "training.embedded.sources"
+local store = require "training.embedded.store"
 
 local weights = {}
 
@@ -13,12 +14,20 @@ local LONGEST_NAME = 200
 -- Policies that a run can still be sampled with by their ids.
 local MOST_SNAPSHOTS = 256
 
---- A checkpoint of the store. Refused when there is none, or when it has expired.
-function weights.find(service, path)
-  local found = service.store:load(path)
+local function find(service, path, way)
+  local run, complaint = store.parse(path)
+  if not run then refusal.raise("NOT_FOUND", "no checkpoint %s: %s", path, complaint) end
+  local found = service.store[way](service.store, path)
   if not found then refusal.raise("NOT_FOUND", "no checkpoint %s", path) end
   return found
 end
+
+--- What a checkpoint of the store is, without its tensors: requests that wait must not hold them. Refused when there
+--- is none, or when it has expired.
+function weights.find(service, path) return find(service, path, "about") end
+
+--- The same with its tensors.
+function weights.read(service, path) return find(service, path, "load") end
 
 --- Tells a checkpoint from one that was under the same path before.
 function weights.key(path, checkpoint)
@@ -72,19 +81,19 @@ local function note_snapshot(model, snapshot)
   model.snapshots[id] = snapshot
 end
 
--- The path of a save: each one that is immutable is a version of its own.
+-- The path of a save: each one that is immutable is a version of its own, which stays as it is.
 local function path_of(service, model, name, immutable)
   local first = ("river://%s/weights/%s"):format(model.run_id, name)
-  if not immutable then return first end
   local versions = model.versions or {}
   model.versions = versions
-  local version = versions[first] or 1
+  local version = immutable and versions[first] or 1
   local path
   repeat
     path = version == 1 and first or ("%s@%d"):format(first, version)
     version = version + 1
-  until not service.promised[path] and not service.store:load(path)
-  versions[first] = version
+    local promised = service.promised[path]
+  until not (promised and (immutable or promised.immutable)) and not service.store:is_taken(path, immutable)
+  if immutable then versions[first] = version end
   return path
 end
 
@@ -127,13 +136,13 @@ end
 
 local function check_load(model, path, found, optimizer)
   check_fit(model, path, found)
-  if optimizer and not found.optimizer then
+  if optimizer and not found.has_optimizer then
     refusal.raise("FAILED_PRECONDITION", "%s holds no optimizer", path)
   end
 end
 
 local function load(service, model, path, optimizer)
-  local found = weights.find(service, path)
+  local found = weights.read(service, path)
   check_load(model, path, found, optimizer)
   local core = models.core_of(model)
   core:set_tensors(sources.by_name(found.tensors))
@@ -159,7 +168,7 @@ function methods.SaveWeights(service, request, call)
   model.lane:check_room(#call.bytes)
   local path = mode ~= "publish" and path_of(service, model, name, request.immutable) or nil
   local promised = {policy = model.projected, base = model.base_model, lora = model.lora,
-    optimizer = mode == "training"}
+    has_optimizer = mode == "training", immutable = request.immutable}
   if path then service.promised[path] = promised end
   local function fulfilled()
     if path and service.promised[path] == promised then service.promised[path] = nil end
