@@ -183,11 +183,11 @@ describe("operations of the embedded training service", function()
       assert.same({base, base .. "@2", base .. "@2"}, paths)
       local ids = call(service, "SubmitSamplingBatch", {idempotency_key = digest.uuid(),
         pinned_policy_id = pinned.id, training = {model_id = model_id, prompts = prompts()}}).request_ids
-      local sample
+      local found
       repeat
-        sample = support.stream(service, "RetrieveSamplingResults", {request_ids = ids})[1]
-      until not sample.pending
-      assert.equal(pinned.id, sample.inference.results[1].policy_version.id)
+        found = support.stream(service, "RetrieveSamplingResults", {request_ids = ids})[1]
+      until not found.pending
+      assert.equal(pinned.id, found.inference.results[1].policy_version.id)
     end)
 
     it("hold no weights while they wait", function()
@@ -399,25 +399,43 @@ describe("operations of the embedded training service", function()
       assert.equal(51, futures.count)                -- in all
     end)
 
-    it("a result that is larger than all that is kept can be had, and had again", function()
-      local futures = require("training.embedded.futures").new{collected = 1000, kept = 50000}
-      local function finished(size)
+    it("one that nobody collects holds up no others, and one that is too large is there all the same", function()
+      local futures = require("training.embedded.futures").new{collected = 100000, kept = 512000}
+      local lost = futures:add{}
+      lost:finish{chat_complete = {response_json = "lost"}}
+      for _ = 1, 20000 do
         local future = futures:add{}
-        future:finish{chat_complete = {response_json = ("x"):rep(size)}}
-        return future.id
+        future:finish{chat_complete = {response_json = "x"}}
+        futures:collect(future)
       end
-      local function size_of(id) return #futures:collect(futures:find(id)) end
-      local function is_there(id) return (pcall(futures.find, futures, id)) end
-      local large = finished(20000)
-      for _ = 1, 2 do assert.is_true(size_of(large) > 20000) end
-      local small, next_one = finished(500), finished(2000)
-      assert.is_true(size_of(next_one) > 2000)         -- takes the place of what was collected before
-      assert.is_false(is_there(large))
-      assert.is_true(size_of(small) > 500)
-      local first, largest = finished(30000), finished(100000)
-      assert.is_true(size_of(largest) > 100000)
-      assert.is_false(is_there(first))
-      assert.same({0, 0}, {futures.count, futures.bytes})
+      local places = 0
+      for _ in pairs(futures.ended) do places = places + 1 end
+      assert.is_true(places < 3000, tostring(places))
+      assert.is_true(futures.count < 300)
+      assert.is_string(futures:collect(futures:find(lost.id)))
+      local large = futures:add{}
+      large:finish{chat_complete = {response_json = ("x"):rep(600000)}}
+      for _ = 1, 2 do assert.is_string(futures:collect(futures:find(large.id))) end   -- the answer may get lost
+      futures:add{}:finish{chat_complete = {response_json = "x"}}
+      assert.is_false(pcall(futures.find, futures, large.id))
+    end)
+
+    it("what is refused for want of room has changed nothing", function()
+      local before, key = policy(), digest.uuid()
+      service.futures.limits.pending = 3
+      core:hold()
+      local batch = {idempotency_key = key, training = {model_id = model_id, prompts = prompts(64)}}
+      assert.equal("RESOURCE_EXHAUSTED", refusal(service, "SubmitSamplingBatch", batch).code)
+      assert.equal(0, service.futures.pending)
+      for _ = 1, 3 do sample() end
+      local wanted = {model_id = model_id, seq_id = next_seq(), adam_params = support.adam()}
+      assert.equal("RESOURCE_EXHAUSTED", refusal(service, "OptimStep", wanted).code)
+      assert.equal("RESOURCE_EXHAUSTED", refusal(service, "SaveWeights", {model_id = model_id,
+        seq_id = next_seq(), path = run_id .. "/a", mode = "training"}).code)
+      assert.same({}, service.promised)
+      core:release()
+      service.futures.limits.pending = 1000
+      assert.is_string(step(before.id))
     end)
 
     it("so many may wait", function()

@@ -112,7 +112,7 @@ function methods.SubmitSamplingBatch(service, request, call)
   check_cache(request, count)
   local wishes = sampling.read_all(inner.prompts, place.model)
   local model, lane = place.trained, place.lane_of and place.lane_of.lane or service.lane
-  lane:check_room(#call.bytes)
+  service:check_room(lane, #call.bytes, count)
   local ids, submitted = {}, clock.now()
   for first = 1, count, TOGETHER do
     local last = math.min(first + TOGETHER - 1, count)

@@ -13,6 +13,7 @@ local MOST_PENDING = 200000
 -- Results that were collected are kept in case the answer got lost; those that were not, longer.
 local MOST_COLLECTED, MOST_KEPT = 16 << 20, 512 << 20
 local OVERHEAD = 512   -- bytes of memory of a result beside itself
+local SLACK = 1000     -- entries of a queue that may be void before it is looked through
 
 local RESPONSE = protobuf.training:message("river.api.v1.RetrieveFutureResponse")
 
@@ -31,23 +32,31 @@ Future.__index = Future
 local Futures = {}
 Futures.__index = Futures
 
----@param limits {collected: integer, kept: integer}|nil bytes
+---@param limits {collected: integer|nil, kept: integer|nil, pending: integer|nil}|nil bytes, and operations
 ---@return training.embedded.Futures
 function futures.new(limits)
+  limits = limits or {}
   -- ids of one process mean nothing to the next one
-  return setmetatable({limits = limits or {collected = MOST_COLLECTED, kept = MOST_KEPT},
+  return setmetatable({limits = {collected = limits.collected or MOST_COLLECTED, kept = limits.kept or MOST_KEPT,
+    pending = limits.pending or MOST_PENDING},
     prefix = "req-" .. digest.hex(digest.random(4)), known = {}, count = 0, pending = 0, bytes = 0,
     collected_bytes = 0, number = 0, changed = core.signal(), ended = {first = 1, last = 0},
     collected = {first = 1, last = 0}}, Futures)
+end
+
+--- Refuses when there are too many already.
+---@param count integer|nil of results that are to be added (default: 1)
+function Futures:check_room(count)
+  if self.pending + (count or 1) > self.limits.pending then
+    refusal.raise("RESOURCE_EXHAUSTED", "%d operations are under way: collect results first", self.pending)
+  end
 end
 
 --- A result that will be there. Refused when there are too many.
 ---@param fields {model_id: string|nil, session: table|nil, batch: boolean|nil}
 ---@return training.embedded.Future
 function Futures:add(fields)
-  if self.pending >= MOST_PENDING then
-    refusal.raise("RESOURCE_EXHAUSTED", "%d operations are under way: collect results first", self.pending)
-  end
+  self:check_room()
   self.number = self.number + 1
   local future = setmetatable({id = ("%s-%d"):format(self.prefix, self.number), model_id = fields.model_id,
     session = fields.session, batch = fields.batch or false, state = "queued", owner = self,
@@ -79,22 +88,26 @@ local function drop_oldest(self, queue)
   return forget(self, future)
 end
 
--- However large they are, the last one that was collected may be asked for again, and the last one that was not for
--- the first time.
+-- A queue without what has been forgotten.
+local function compacted(self, queue)
+  local new = {first = 1, last = 0}
+  for i = queue.first, queue.last do
+    if self.known[queue[i].id] == queue[i] then push(new, queue[i]) end
+  end
+  return new
+end
+
 local function trim(self)
-  local ended, collected = self.ended, self.collected
-  while self.collected_bytes > self.limits.collected and collected.first < collected.last do
+  local collected = self.collected
+  while self.collected_bytes > self.limits.collected and collected.first < collected.last do   -- the newest stays
     drop_oldest(self, collected)
   end
-  while self.bytes > self.limits.kept do
-    if self.collected_bytes == 0 and ended.first >= ended.last then break end
-    drop_oldest(self, self.collected_bytes > 0 and collected or ended)
+  while self.bytes > self.limits.kept and self.count - self.pending > 1 do   -- one may be larger than that
+    drop_oldest(self, self.collected_bytes > 0 and collected or self.ended)
   end
-  -- those collected meanwhile are in the other queue
-  while ended.first <= ended.last and ended[ended.first].collected do
-    ended[ended.first] = nil
-    ended.first = ended.first + 1
-  end
+  -- what has been forgotten by the other queue: one that nobody collects would hold up all that come after it
+  local ended = self.ended
+  if ended.last - ended.first > 2 * self.count + SLACK then self.ended = compacted(self, ended) end
 end
 
 local function settle(self, reply, refused, size)
@@ -145,14 +158,14 @@ end
 --- What came of it, which counts as collected.
 ---@return string bytes
 function Futures:collect(future)
-  local reply = future.reply   -- making room for others may forget it
+  local refused, reply = future.refused, future.reply
   if not future.collected then
     future.collected = true
     self.collected_bytes = self.collected_bytes + future.size
     push(self.collected, future)
     trim(self)
   end
-  if future.refused then error(future.refused, 0) end
+  if refused then error(refused, 0) end
   return reply
 end
 
@@ -163,15 +176,6 @@ function Futures:find(id)
   local future = self.known[id]
   if not future then refusal.raise("NOT_FOUND", "no request %s", id) end
   return future
-end
-
--- A queue without what has been forgotten.
-local function compacted(self, queue)
-  local new = {first = 1, last = 0}
-  for i = queue.first, queue.last do
-    if self.known[queue[i].id] == queue[i] then push(new, queue[i]) end
-  end
-  return new
 end
 
 --- Forgets what belongs to a session.

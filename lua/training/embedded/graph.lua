@@ -20,9 +20,11 @@ local function want(condition, format, ...)
   end
 end
 
-local function is_text(text, longest) return type(text) == "string" and (utf8.len(text) or math.huge) <= longest end
+local function is_text(value, longest)
+  return type(value) == "string" and (utf8.len(value) or math.huge) <= longest
+end
 
-local function is_name(text) return is_text(text, LONGEST_NAME) and text ~= "" end
+local function is_name(value) return value ~= "" and is_text(value, LONGEST_NAME) end
 
 local function is_index(value, below) return math.type(value) == "integer" and value >= 0 and value < below end
 
@@ -38,8 +40,8 @@ local function check_columns(columns)
     want(DTYPES[column.dtype], "%s is of the type %s", where, tostring(column.dtype))
     want(column.layout == "token", "%s has the layout %s", where, tostring(column.layout))
     local width = column.width
-    want(width == nil or math.type(width) == "integer" and width >= 1 and width <= WIDEST, "%s has the width %s",
-      where, tostring(width))
+    want(width == nil or math.type(width) == "integer" and width >= 1 and width <= WIDEST, "%s has the width %s", where,
+      tostring(width))
     last = column.name
   end
 end
@@ -60,8 +62,8 @@ local function check_nodes(nodes, columns)
     want(type(node) == "table" and type(node.op) == "string", "node %d has no op", index)
     local where = ("node %d (%s)"):format(index, node.op:sub(1, LONGEST_NAME))
     want((node.op == "logits") == (index == 0), "the first node, and no other, is logits")
-    want((node.op == "input") == (index >= 1 and index <= #columns), "%s: the inputs follow the logits, one a column",
-      where)
+    want((node.op == "input") == (index >= 1 and index <= #columns),
+      "%s: the inputs follow the logits, one a column", where)
     want(node.op ~= "input" or node.column == index - 1, "%s is not the input %d", where, index - 1)
     want(node.source == nil or is_text(node.source, LONGEST_SOURCE),
       "%s has a source that is longer than %d characters", where, LONGEST_SOURCE)

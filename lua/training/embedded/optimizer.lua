@@ -66,7 +66,7 @@ function optimizer.methods.OptimStep(service, request, call)
   local params = request.adam_params
   check(params)
   local still = policies.guard(model, request.expected_policy_id)
-  model.lane:check_room(#call.bytes)
+  service:check_room(model.lane, #call.bytes)
   local policy = policies.announce(model)
   local future = service:submit(call, {model = model, undo = function() policies.withdraw(model, policy) end},
     function()

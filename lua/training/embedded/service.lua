@@ -102,6 +102,15 @@ function Service:base_model(name)
   return self.bases[name]
 end
 
+--- Refuses when there is no room for an operation; before anything is changed for its sake.
+---@param own training.embedded.Lane
+---@param size integer bytes that it holds
+---@param results integer|nil that it has (default: 1)
+function Service:check_room(own, size, results)
+  own:check_room(size)
+  self.futures:check_room(results)
+end
+
 --- Begins an operation whose result is one response.
 ---@param call training.embedded.Call
 ---@param options {model: training.embedded.Model|nil, lane: table|nil, session: table|nil, keep: boolean|nil,
@@ -112,7 +121,7 @@ function Service:submit(call, options, run)
   local model = options.model
   local own = options.lane or model and model.lane or self.lane
   local session = options.session or model and model.session
-  own:check_room(#call.bytes)
+  self:check_room(own, #call.bytes)
   local future = self.futures:add{model_id = model and model.id, session = session}
   own:push{size = #call.bytes, keep = options.keep, session = session, run = function()
     future:begin()

@@ -165,7 +165,7 @@ function methods.SaveWeights(service, request, call)
   local durable = request.durable ~= false
   local options = {durable = durable, immutable = request.immutable,
     ttl = request.ttl_seconds or (durable and YEAR or DAY)}
-  model.lane:check_room(#call.bytes)
+  service:check_room(model.lane, #call.bytes)
   local path = mode ~= "publish" and path_of(service, model, name, request.immutable) or nil
   local promised = {policy = model.projected, base = model.base_model, lora = model.lora,
     has_optimizer = mode == "training", immutable = request.immutable}
@@ -190,7 +190,7 @@ function methods.LoadWeights(service, request, call)
   local path, optimizer = request.path, request.optimizer
   local found = service.promised[path] or weights.find(service, path)
   check_load(model, path, found, optimizer)
-  model.lane:check_room(#call.bytes)
+  service:check_room(model.lane, #call.bytes)
   model.projected = found.policy
   local function undo() policies.withdraw(model, found.policy) end
   local future = service:submit(call, {model = model, undo = undo}, function()
