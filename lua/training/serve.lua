@@ -85,7 +85,8 @@ local function default_on_error(problem, call)
 end
 
 local OPTIONS = {host = "string|nil", port = "integer|nil", key = "string|nil", folder = "string|nil",
-  threads = "integer|nil", seed = "integer|nil", on_error = "callable|nil", service = "table|nil"}
+  threads = "integer|nil", seed = "integer|nil", on_error = "callable|nil", service = "table|nil",
+  reap_every = "number|nil"}
 
 -- The embedded trainer's service. Its engine begins here rather than with the first call: who starts a server wants to
 -- be told at once that it cannot compute.
@@ -103,7 +104,8 @@ end
 --- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `key` (calls without it as `x-api-key`
 --- are refused; default: everybody may call), `folder` for checkpoints (default: they are kept in memory),
 --- `threads` of the trainer (default: one for each processor), `seed` of all that is random (default 0),
---- `on_error` as for riverlua.grpc_server, `service`: instead of training.embedded's.
+--- `on_error` as for riverlua.grpc_server, `service`: instead of training.embedded's, `reap_every`: seconds (10)
+--- between two looks for sessions that have been left.
 ---@param options table|nil
 ---@return training.Serve # `run{signals = true}` serves, `stop()` ends that, `close()` frees all
 ---Raises kind="connect" when the port cannot be had, kind="argument" for wrong options, kind="unsupported" when
@@ -114,7 +116,8 @@ function serve.open(options)
   errors.check_options("training.serve", options, OPTIONS)
   for name, wanted in pairs(OPTIONS) do errors.expect("training.serve", name, options[name], wanted) end
   if options.key == "" then errors.raise{kind = "argument", message = "training.serve: 'key' is empty"} end
-  local self = setmetatable({on_error = options.on_error or default_on_error}, Serve)
+  local self = setmetatable({on_error = options.on_error or default_on_error,
+    reap_every = options.reap_every or REAP_EVERY}, Serve)
   self.server = grpc_server.Server{
     host = options.host, port = options.port, on_error = self.on_error, grace = GRACE, accept = guard(options.key),
     max_message = GiB, max_requests = 2 * GiB, max_streams = MAX_STREAMS, max_calls = MAX_CALLS,
@@ -135,7 +138,7 @@ end
 -- Sessions end when nothing has been heard of them for long.
 local function reap_sessions(self)
   while true do
-    task.sleep(REAP_EVERY)
+    task.sleep(self.reap_every)
     local ok, problem = pcall(self.service.reap, self.service, clock.now())
     if not ok then
       if errors.is(problem, "cancelled") then error(problem, 0) end
