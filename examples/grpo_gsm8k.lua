@@ -124,7 +124,7 @@ bar:close()
 local checkpoint = model:save_weights("final")
 local chart = plot.line{title = "GRPO with " .. model.base_model, x_label = "step", y_min = 0, y_max = 1,
   series = {{name = "reward/mean", y = curve}}}
-chart:print()
+chart:print{height = 9}
 local picture = os.getenv("PLOT") or "reward.svg"
 chart:save(picture)
 print("saved " .. checkpoint.path .. " and " .. picture)

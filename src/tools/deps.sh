@@ -43,7 +43,7 @@ wanted=$(missing "$1" | tr '\n' ' ')
 advice() {
   echo "riverlua needs these packages (Debian's names): $wanted" >&2
   echo "On another system install: a C compiler, pkg-config, and with headers Lua 5.4, lua-cjson, libuv, zlib," \
-    "nettle, PCRE2, protobuf-c (and its compiler), nghttp2, xxHash, libwslay and libcurl." >&2
+    "nettle, PCRE2, protobuf-c (and its compiler), nghttp2, xxHash, libwslay and libcurl; OpenBLAS and libedit." >&2
   exit 1
 }
 

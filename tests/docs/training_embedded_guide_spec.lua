@@ -71,6 +71,18 @@ describe(PATH, function()
     end
   end)
 
+  it("describes every flag of riverlua serve training", function()
+    local help = run(docs.interpreter .. " serve training --help")
+    local section, count = text:match("\n## 9 (.-)\n## "), 0
+    for flag in help:gmatch("\n%s+(%-%-%l+)") do
+      if flag ~= "--help" then
+        count = count + 1
+        assert.truthy(section:find("`" .. flag .. "`", 1, true), flag .. " is not described")
+      end
+    end
+    assert.truthy(count >= 8)
+  end)
+
   it("merges a checkpoint in Python as it is merged here", function()
     write(work .. "/save.lua", block_with("lua", 'save_weights("final")') .. [[
       local core = require "riverlua.core.trainer"
