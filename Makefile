@@ -279,7 +279,7 @@ asan: test-deps base-models ## the tests under AddressSanitizer and UndefinedBeh
 tsan: test-deps  ## the C tests with threads under ThreadSanitizer
 	$(MAKE) --no-print-directory BUILD=build-tsan CFLAGS="-O1 -g -fsanitize=thread" all c-tests
 	build-tsan/riverlua tests/run.lua --build build-tsan test_riverlua test_heartbeat test_pool \
-	  test_engine test_pass test_sampler test_trainable
+	  test_engine test_host test_pass test_sampler test_trainable
 
 .PHONY: valgrind
 valgrind: all c-tests ## scripts and C tests under valgrind

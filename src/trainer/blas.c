@@ -1,6 +1,7 @@
 #include "blas.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,9 @@
 static const char library_name[] = "libopenblas.so.0";
 static const char core_variable[] = "OPENBLAS_CORETYPE";
 static const char threads_variable[] = "OPENBLAS_NUM_THREADS";
+
+/* The environment and the library are the whole process's: runtimes on several threads take turns. */
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
 
 const char *rvl_blas_fitting_core(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -39,8 +43,11 @@ static const char *core_of(void *library) {
   return core != NULL ? core : "unknown";
 }
 
-/* Loads the library while a variable has another value than the user's, if he gave it none. */
+/* Loads the library while a variable has another value than the user's, if he gave it none. One that is there already
+ * has read them. */
 static void *load_with(const char *core) {
+  void *loaded = core == NULL ? dlopen(library_name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD) : NULL;
+  if (loaded != NULL) return loaded;
   bool set_core = core != NULL && getenv(core_variable) == NULL;
   bool set_threads = getenv(threads_variable) == NULL;   /* each thread of its own would cost memory for nothing */
   if (set_core) setenv(core_variable, core, 1);
@@ -61,8 +68,7 @@ static void describe(rvl_blas *blas) {
   snprintf(blas->core, sizeof blas->core, "%s", core_of(blas->library));
 }
 
-const char *rvl_blas_open(rvl_blas *blas) {
-  *blas = (rvl_blas){0};
+static const char *open_library(rvl_blas *blas) {
   void *library = load_with(NULL);
   if (library == NULL) return "OpenBLAS (libopenblas.so.0) is not there";
   const char *fitting = rvl_blas_fitting_core();
@@ -82,6 +88,14 @@ const char *rvl_blas_open(rvl_blas *blas) {
   blas->library = library;       /* stays loaded: threads may be inside it when a runtime ends */
   describe(blas);
   return NULL;
+}
+
+const char *rvl_blas_open(rvl_blas *blas) {
+  *blas = (rvl_blas){0};
+  pthread_mutex_lock(&loading);
+  const char *wrong = open_library(blas);
+  pthread_mutex_unlock(&loading);
+  return wrong;
 }
 
 void rvl_blas_linear(const rvl_blas *blas, int m, int n, int k, const float *a, const float *b, float beta, float *c) {
