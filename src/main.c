@@ -24,6 +24,10 @@ static void on_interrupt(int signal_number) {
   riverlua_interrupt(runtime);
 }
 
+/* A file that grows beyond the limit for its size is an error of what writes it, not the end of the program. Not
+ * SIG_IGN: programs that are started would have it, too. */
+static void on_size_limit(int signal_number) { (void)signal_number; }
+
 /* -E before the script's name: the standard libraries must not look at the environment while they open. */
 static int ignores_environment(int argc, char **argv) {
   for (int i = 1; i < argc && argv[i][0] == '-'; i++) {
@@ -49,6 +53,8 @@ int main(int argc, char **argv) {
   memset(&action, 0, sizeof action);
   action.sa_handler = on_interrupt;
   sigaction(SIGINT, &action, NULL);
+  action.sa_handler = on_size_limit;
+  sigaction(SIGXFSZ, &action, NULL);
   int code = riverlua_command(runtime, argc, argv);
   if (code != EXIT_SUCCESS && riverlua_error_message(runtime)[0] != '\0')
     fprintf(stderr, "%s: %s\n", argv[0], riverlua_error_message(runtime));

@@ -7,7 +7,7 @@
 --
 -- A checkpoint is a folder of files that other programs can read:
 --
---     checkpoint.json            kind, base model, policy, times, and the size and hash of the other files
+--     checkpoint.json            kind, base model, policy, times, and the sizes and hashes of all files
 --     config.json                the model's configuration
 --     adapter_model.safetensors, adapter_config.json       an adapter, in the form of Python's PEFT; or
 --     model.safetensors          all weights
@@ -87,6 +87,18 @@ end
 
 -- ------------------------------------------------------------------------------------ checkpoints and their files
 
+-- The hash of checkpoint.json, in which that itself does not count; nil when there is none in it.
+local function checksum_of(text)
+  local rest, count = text:gsub('"checksum": "%x*"', '"checksum": ""', 1)
+  return count == 1 and digest.hex(digest.sha256(rest)) or nil
+end
+
+local function write_about(about)
+  about.checksum = ""
+  local text = encode(about) .. "\n"
+  return (text:gsub('"checksum": ""', ('"checksum": "%s"'):format(checksum_of(text)), 1))
+end
+
 -- The files of a checkpoint, and what checkpoint.json says about it.
 local function files_of(path, given, now)
   local files = {}
@@ -111,7 +123,7 @@ local function files_of(path, given, now)
     size = size + #bytes
   end
   about.bytes = size   -- without this file itself
-  files[ABOUT] = encode(about) .. "\n"
+  files[ABOUT] = write_about(about)
   return files, size + #files[ABOUT]
 end
 
@@ -130,6 +142,7 @@ local function read_about(fetch, place)
     errors.raise{kind = "storage",
       message = ("'%s/%s' was written by another version of riverlua"):format(place, ABOUT)}
   end
+  if about.checksum ~= checksum_of(text) then damaged(place, ABOUT, "its bytes have changed") end
   if type(about.files) ~= "table" or type(about.expires_at) ~= "number" or type(about.bytes) ~= "number"
     or type(about.path) ~= "string" then damaged(place, ABOUT, "something is missing in it") end
   about.bytes = about.bytes + #text

@@ -20,20 +20,23 @@ local store_folder = {}
 local PART, OLD, LOCK = ".part", ".old-", ".lock"
 local PATIENCE, PAUSE = 60, 0.005      -- seconds: for the lock, and between two looks at it
 local LONGEST_NAME = 150
-local NOT_THERE, NOT_ALLOWED, READ_ONLY = 2, 13, 30   -- errno
+local NOT_THERE, NOT_ALLOWED, TOO_LARGE, NO_SPACE, READ_ONLY, QUOTA = 2, 13, 27, 28, 30, 122   -- errno
+local FULL = "make room and save again: what was saved before is still there"
+local HINTS = {[NO_SPACE] = FULL, [QUOTA] = FULL, [TOO_LARGE] = FULL, [NOT_ALLOWED] =
+  "make the folder writable, or use another one", [READ_ONLY] = "use a folder that can be written"}
 
 ---@class training.embedded.StoreFolder
 ---@field path string
 local Folder = {}
 Folder.__index = Folder
 
-local function fail(text, ...)
-  errors.raise{kind = "storage", message = ("files cannot be kept: %s"):format(text:format(...)),
-    hint = "is the folder writable, and the disk not full?"}
+local function fail(problem, code)
+  errors.raise{kind = "storage", message = ("files cannot be kept: %s"):format(problem),
+    hint = HINTS[code] or "is the folder writable, and the disk not full?"}
 end
 
-local function check(ok, problem)
-  if not ok then fail("%s", problem) end
+local function check(ok, problem, code)
+  if not ok then fail(problem, code) end
   return ok
 end
 
@@ -49,7 +52,7 @@ end
 
 local function list(path)
   local names, problem, code = folder.list(path)
-  if not names and code ~= NOT_THERE and code ~= 20 then fail("%s", problem) end   -- 20: no folder
+  if not names and code ~= NOT_THERE and code ~= 20 then fail(problem, code) end   -- 20: no folder
   names = names or {}
   table.sort(names)
   return names
@@ -58,7 +61,7 @@ end
 local function remove(path)
   for _, name in ipairs(list(path)) do check(os.remove(path .. "/" .. name)) end
   local ok, problem, code = os.remove(path)
-  if not ok and code ~= NOT_THERE then fail("%s", problem) end
+  if not ok and code ~= NOT_THERE then fail(problem, code) end
 end
 
 local function is_folder(path) return folder.list(path) ~= nil end
@@ -76,7 +79,7 @@ local function locked(self, writes, fn, ...)
       self.path), hint = "is it stopped?"}
   end
   -- what nobody may write can be read all the same
-  if not lock and (writes or code ~= READ_ONLY and code ~= NOT_ALLOWED) then fail("%s", problem) end
+  if not lock and (writes or code ~= READ_ONLY and code ~= NOT_ALLOWED) then fail(problem, code) end
   local _ <close> = lock
   return fn(self, ...)
 end
@@ -163,11 +166,11 @@ local function put(self, run, name, files, may_replace)
     error(problem, 0)
   end
   if exists then check(os.rename(target, old)) end
-  local moved, why = os.rename(part, target)
+  local moved, why, code = os.rename(part, target)
   if not moved then
     if exists then os.rename(old, target) end
     pcall(remove, part)
-    fail("%s", why)
+    fail(why, code)
   end
   check(folder.sync(home))
   if exists then remove(old) end
