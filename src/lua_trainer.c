@@ -64,9 +64,11 @@ static void close_engine(rvl_engine_box *box) {
 
 static rvl_engine_box *check_box(lua_State *L, int index) { return luaL_checkudata(L, index, RVL_TRAINER_ENGINE); }
 
+static int raise_closed(lua_State *L) { return rvl_raise(L, "closed", NULL, "the trainer is closed"); }
+
 rvl_engine_box *rvl_check_engine(lua_State *L, int index) {
   rvl_engine_box *box = check_box(L, index);
-  if (box->engine == NULL) rvl_raise(L, "closed", NULL, "the trainer is closed");
+  if (box->engine == NULL) raise_closed(L);
   rvl_runtime_loop(L, box->rt);   /* raises in a forked process */
   return box;
 }
@@ -77,7 +79,8 @@ static int engine_open(lua_State *L) {
   rvl_runtime_check_open(L, rt);
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_getfield(L, 1, "threads");
-  lua_Integer threads = luaL_optinteger(L, -1, (lua_Integer)uv_available_parallelism());
+  unsigned processors = uv_available_parallelism();
+  lua_Integer threads = luaL_optinteger(L, -1, processors < MOST_THREADS ? processors : MOST_THREADS);
   if (threads < 1 || threads > MOST_THREADS) {
     return rvl_raise(L, "argument", NULL, "'threads' must be between 1 and %d", MOST_THREADS);
   }
@@ -192,9 +195,11 @@ static int wait_k(lua_State *L, int status, lua_KContext ctx) {
   return count;
 }
 
+/* Reading arguments may have run Lua, which may have closed the engine. */
 int rvl_trainer_wait(lua_State *L) {
   job_box *box = luaL_checkudata(L, -1, JOB);
   rvl_lua_job *job = box->job;
+  if (job->owner->engine == NULL) return raise_closed(L);
   job->submitted = true;
   rvl_engine_submit(job->owner->engine, &job->job);
   return wait_k(L, LUA_OK, (lua_KContext)job);

@@ -106,6 +106,7 @@ static void read_metrics(lua_State *L, rvl_graph_plan *plan) {
 ** metrics={{name=, node=}, …}, text=} → for model:pass; nodes count from 0. Raises "refused" when it makes no sense.
 */
 int rvl_trainer_graph(lua_State *L) {
+  rvl_runtime_check_open(L, rvl_upvalue_runtime(L));
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
   graph_box *box = lua_newuserdatauv(L, sizeof *box, 0);

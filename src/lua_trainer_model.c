@@ -138,26 +138,41 @@ rvl_base *rvl_check_base(lua_State *L, int index) {
 }
 
 rvl_engine_box *rvl_trainer_engine_of(lua_State *L, int index) {
+  if (luaL_testudata(L, index, RVL_TRAINER_MODEL) != NULL) rvl_check_trainable(L, index);
+  else rvl_check_base(L, index);
   lua_getiuservalue(L, index, 1);
   rvl_engine_box *engine = rvl_check_engine(L, -1);
   lua_pop(L, 1);
   return engine;
 }
 
-/* base(config, tensors | nil, seed | nil) → weights that nobody changes; without tensors they are drawn from the seed */
-int rvl_trainer_base(lua_State *L) {
-  rvl_check_engine(L, 1);
-  rvl_model_config config = read_config(L, 2);
-  uint64_t seed = (uint64_t)luaL_optinteger(L, 4, 0);
+static base_box *push_base(lua_State *L) {
   base_box *box = lua_newuserdatauv(L, sizeof *box, 1);
   box->base = NULL;
   luaL_setmetatable(L, RVL_TRAINER_BASE);
+  return box;
+}
+
+/* The base at 1, which stays while what is pushed does: a finalizer may close it while memory is taken. */
+static rvl_base *hold_base(lua_State *L) {
+  base_box *box = push_base(L);
+  box->base = rvl_base_retain(rvl_check_base(L, 1));
+  return box->base;
+}
+
+/* base(config, tensors | nil, seed | nil) → weights that nobody changes; without tensors they are drawn from the seed */
+int rvl_trainer_base(lua_State *L) {
+  rvl_runtime_check_open(L, rvl_check_engine(L, 1)->rt);
+  lua_settop(L, 4);
+  rvl_model_config config = read_config(L, 2);
+  uint64_t seed = (uint64_t)luaL_optinteger(L, 4, 0);
+  base_box *box = push_base(L);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
   box->base = rvl_base_new(&config);
   if (box->base == NULL) return luaL_error(L, "not enough memory");
   const rvl_model_layout *layout = &box->base->layout;
-  if (lua_isnoneornil(L, 3)) {
+  if (lua_isnil(L, 3)) {
     rvl_model_initialise(layout, seed, box->base->weights);
     return 1;
   }
@@ -177,7 +192,7 @@ static int base_config(lua_State *L) {
 
 /* tensors() → {{name=, array=}, …} */
 static int base_tensors(lua_State *L) {
-  const rvl_base *base = rvl_check_base(L, 1);
+  rvl_base *base = hold_base(L);
   push_layout_tensors(L, &base->layout, base->weights);
   return 1;
 }
@@ -218,7 +233,8 @@ static void read_lora(lua_State *L, int index, rvl_lora_config *config) {
 /* model(base, {rank=, scale=, attn=, mlp=, unembed=, seed=} | nil) → what is trained; nil: all weights */
 int rvl_trainer_model(lua_State *L) {
   rvl_engine_box *engine = rvl_check_engine(L, 1);
-  rvl_base *base = rvl_check_base(L, 2);
+  rvl_runtime_check_open(L, engine->rt);
+  rvl_check_base(L, 2);
   rvl_lora_config lora;
   lua_Integer seed = 0;
   bool adapted = !lua_isnoneornil(L, 3);
@@ -233,7 +249,7 @@ int rvl_trainer_model(lua_State *L) {
   luaL_setmetatable(L, RVL_TRAINER_MODEL);
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, -2, 1);
-  box->model = rvl_trainable_new(base, &engine->blas, adapted ? &lora : NULL, (uint64_t)seed);
+  box->model = rvl_trainable_new(rvl_check_base(L, 2), &engine->blas, adapted ? &lora : NULL, (uint64_t)seed);
   if (box->model == NULL) return luaL_error(L, "not enough memory");
   return 1;
 }
@@ -309,10 +325,10 @@ static float *new_vector(lua_State *L, size_t floats) {
 }
 
 static turn_job *new_turn(lua_State *L, int (*finish)(lua_State *L, rvl_lua_job *job)) {
-  rvl_trainable *model = rvl_check_trainable(L, 1);
+  rvl_check_trainable(L, 1);
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   turn_job *job = rvl_trainer_job(L, engine, sizeof *job, run_turn, finish, release_turn);
-  job->model = rvl_trainable_retain(model);
+  job->model = rvl_trainable_retain(rvl_check_trainable(L, 1));
   return job;
 }
 

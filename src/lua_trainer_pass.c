@@ -73,6 +73,8 @@ static int finish_pass(lua_State *L, rvl_lua_job *lua) {
 static void read_loss(lua_State *L, int index, rvl_loss *loss) {
   rvl_loss_option options[MOST_OPTIONS];
   size_t count = 0;
+  lua_getfield(L, index, "loss");   /* first: the configuration's names are used as long as no Lua runs */
+  const char *name = luaL_checkstring(L, -1);
   lua_getfield(L, index, "config");
   if (lua_istable(L, -1)) {
     lua_pushnil(L);
@@ -84,8 +86,6 @@ static void read_loss(lua_State *L, int index, rvl_loss *loss) {
       lua_pop(L, 1);
     }
   }
-  lua_getfield(L, index, "loss");
-  const char *name = luaL_checkstring(L, -1);
   char refusal[REFUSAL_ROOM];
   if (!rvl_loss_parse(name, options, count, loss, refusal, sizeof refusal)) {
     rvl_raise(L, "refused", NULL, "%s", refusal);
@@ -137,33 +137,34 @@ static void read_examples(lua_State *L, pass_job *job, lua_Integer count) {
   }
 }
 
+static void read_graph(lua_State *L, pass_job *job) {
+  lua_getfield(L, 3, "graph");
+  job->graph = rvl_graph_retain(rvl_check_graph(L, -1));
+  job->loss.graph = job->graph;
+  lua_pop(L, 1);
+}
+
 /*
 ** pass(list of datums' bytes, {loss=, config={}, gradients=, clear=, graph=}) → see finish_pass; raises "refused" before
 ** anything is done
 */
 int rvl_trainer_pass(lua_State *L) {
-  rvl_trainable *model = rvl_check_trainable(L, 1);
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TTABLE);
   lua_settop(L, 3);
-  lua_Integer count = (lua_Integer)lua_rawlen(L, 2);
   pass_job *job = rvl_trainer_job(L, engine, sizeof *job, run_pass, finish_pass, release_pass);
-  job->model = rvl_trainable_retain(model);
+  job->model = rvl_trainable_retain(rvl_check_trainable(L, 1));
   read_loss(L, 3, &job->loss);
   job->gradients = flag_field(L, 3, "gradients");
   job->clear = flag_field(L, 3, "clear");
+  if (job->loss.kind == RVL_LOSS_GRAPH) read_graph(L, job);
+  /* from here on no Lua runs that could change the list */
+  lua_Integer count = (lua_Integer)lua_rawlen(L, 2);
   job->examples = calloc(count > 0 ? (size_t)count : 1, sizeof *job->examples);
   if (job->examples == NULL) return luaL_error(L, "not enough memory");
   size_t size = measure(L, count);
-  if (job->loss.kind == RVL_LOSS_GRAPH) {
-    lua_getfield(L, 3, "graph");
-    job->graph = rvl_graph_retain(rvl_check_graph(L, -1));
-    job->loss.graph = job->graph;
-    lua_pop(L, 1);
-    job->bytes = malloc(size > 0 ? size : 1);
-    if (job->bytes == NULL) return luaL_error(L, "not enough memory");
-  }
+  if (job->graph != NULL && (job->bytes = malloc(size > 0 ? size : 1)) == NULL) return luaL_error(L, "not enough memory");
   read_examples(L, job, count);
   return rvl_trainer_wait(L);
 }
@@ -213,7 +214,6 @@ static double option(lua_State *L, const char *name, double otherwise, double lo
 /* step{lr=, beta1=, beta2=, eps=, weight_decay=, clip=, scale=} → see finish_step; uses the gradient up */
 int rvl_trainer_step(lua_State *L) {
   static const double below_one = 1 - 1e-12, most = 1e30;
-  rvl_trainable *model = rvl_check_trainable(L, 1);
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   rvl_adamw_options options = {.lr = option(L, "lr", 0, 0, most), .beta1 = option(L, "beta1", 0.9, 0, below_one),
@@ -221,7 +221,7 @@ int rvl_trainer_step(lua_State *L) {
                                .weight_decay = option(L, "weight_decay", 0, 0, most),
                                .clip = option(L, "clip", 0, 0, most), .scale = option(L, "scale", 1, 0, most)};
   step_job *job = rvl_trainer_job(L, engine, sizeof *job, run_step, finish_step, release_step);
-  job->model = rvl_trainable_retain(model);
+  job->model = rvl_trainable_retain(rvl_check_trainable(L, 1));
   job->options = options;
   return rvl_trainer_wait(L);
 }

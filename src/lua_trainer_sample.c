@@ -221,15 +221,14 @@ static int finish_samples(lua_State *L, rvl_lua_job *lua) {
 ** → {{ids=, logprobs=, stopped=, text=, prompt_logprobs=, top=, prompt_top=}, …}; raises "refused" before anything is done
 */
 int rvl_trainer_sample(lua_State *L) {
-  rvl_trainable *model = luaL_testudata(L, 1, RVL_TRAINER_MODEL) != NULL ? rvl_check_trainable(L, 1) : NULL;
-  rvl_base *base = model != NULL ? NULL : rvl_check_base(L, 1);
+  bool trained = luaL_testudata(L, 1, RVL_TRAINER_MODEL) != NULL;
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_settop(L, 2);
   size_t count = lua_rawlen(L, 2);
   sample_job *job = rvl_trainer_job(L, engine, sizeof *job, run_samples, finish_samples, release_samples);
-  if (model != NULL) job->model = rvl_trainable_retain(model);
-  else job->base = rvl_base_retain(base);
+  if (trained) job->model = rvl_trainable_retain(rvl_check_trainable(L, 1));
+  else job->base = rvl_base_retain(rvl_check_base(L, 1));
   job->requests = calloc(count + 1, sizeof *job->requests);
   job->results = calloc(count + 1, sizeof *job->results);
   if (job->requests == NULL || job->results == NULL) return luaL_error(L, "not enough memory");
