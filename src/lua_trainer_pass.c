@@ -3,6 +3,7 @@
 
 #include "array.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,11 +214,12 @@ static double option(lua_State *L, const char *name, double otherwise, double lo
 
 /* step{lr=, beta1=, beta2=, eps=, weight_decay=, clip=, scale=} → see finish_step; uses the gradient up */
 int rvl_trainer_step(lua_State *L) {
-  static const double below_one = 1 - 1e-12, most = 1e30;
+  /* without an eps, weights that have had no gradient would become 0 / 0 */
+  static const double below_one = 1 - 1e-12, least = FLT_MIN, most = 1e30;
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   rvl_adamw_options options = {.lr = option(L, "lr", 0, 0, most), .beta1 = option(L, "beta1", 0.9, 0, below_one),
-                               .beta2 = option(L, "beta2", 0.999, 0, below_one), .eps = option(L, "eps", 1e-8, 0, most),
+                               .beta2 = option(L, "beta2", 0.999, 0, below_one), .eps = option(L, "eps", 1e-8, least, most),
                                .weight_decay = option(L, "weight_decay", 0, 0, most),
                                .clip = option(L, "clip", 0, 0, most), .scale = option(L, "scale", 1, 0, most)};
   step_job *job = rvl_trainer_job(L, engine, sizeof *job, run_step, finish_step, release_step);

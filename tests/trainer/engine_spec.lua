@@ -228,6 +228,17 @@ describe("the trainer's engine", function()
     for name, value in pairs(by_name(model:tensors())) do assert.equal(before[name]:bytes(), value:bytes()) end
   end)
 
+  it("takes no step without an eps: weights that had no gradient would be gone", function()
+    local model = engine:model(engine:base(CONFIG, nil, 5), LORA)
+    model:pass(datums(4, 20), LOSS)
+    for _, eps in ipairs{0, 1e-40} do
+      assert.truthy(errors.is(failure(model.step, model, {lr = 1e-3, eps = eps}), "refused"))
+    end
+    model:step{lr = 1e-3, eps = 1e-12}
+    local loss = model:pass(datums(4, 20), LOSS).metrics.loss
+    assert.equal(loss, loss)
+  end)
+
   it("says logprobs when sampling that a pass says too", function()
     local model = engine:model(engine:base(CONFIG, nil, 11), LORA)
     model:pass(datums(30, 20), LOSS)

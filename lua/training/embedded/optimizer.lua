@@ -9,6 +9,8 @@ local optimizer = {}
 local MOST_KEYS = 4096
 
 local PARAMS = {"learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm", "gradient_scale"}
+-- eps too: without one, weights that have had no gradient would become 0 / 0
+local POSITIVE = {grad_clip_norm = true, gradient_scale = true, eps = true}
 local WANTED = {beta1 = true, beta2 = true, eps = true, weight_decay = true}
 
 local function check(params)
@@ -19,9 +21,7 @@ local function check(params)
     if value ~= nil and not (value >= 0 and value < math.huge) then
       refusal.wrong("adam_params: %s is %s", name, refusal.number(value))
     end
-    if value == 0 and (name == "grad_clip_norm" or name == "gradient_scale") then
-      refusal.wrong("adam_params: %s is 0", name)
-    end
+    if value == 0 and POSITIVE[name] then refusal.wrong("adam_params: %s is 0", name) end
   end
   if params.beta1 >= 1 or params.beta2 >= 1 then refusal.wrong("adam_params: a beta is 1 or more") end
 end
