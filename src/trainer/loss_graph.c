@@ -39,6 +39,7 @@ typedef struct checker {
   char *refusal;
 } checker;
 
+__attribute__((format(printf, 2, 3)))
 static bool refuse(const checker *c, const char *format, ...) {
   int length = snprintf(c->refusal, RVL_GRAPH_REFUSAL, "node %zu (%s): ", c->at, ops[c->graph->nodes[c->at].plan.op].name);
   va_list arguments;
@@ -157,7 +158,10 @@ static bool check_graph(rvl_graph *graph, char *refusal) {
   if (!is_number(graph, graph->loss)) return refuse(&c, "the loss is not one number");
   for (size_t i = 0; i < graph->metric_count; i++) {
     c.at = graph->metric_nodes[i];
-    if (!is_number(graph, graph->metric_nodes[i])) return refuse(&c, "the metric %s is not one number", graph->metrics[i]);
+    const char *name = graph->metrics[i];
+    if (!is_number(graph, graph->metric_nodes[i])) {
+      return refuse(&c, "the metric %.*s is not one number", rvl_example_shown(name, strlen(name)), name);
+    }
   }
   return true;
 }
@@ -253,8 +257,10 @@ static bool is_known(const rvl_graph *graph, const char *name) {
 
 static bool check_rest(const rvl_graph *graph, const rvl_example *example, char *refusal) {
   for (size_t i = 0; i < example->column_count; i++) {
-    if (is_known(graph, example->columns[i].name)) continue;
-    snprintf(refusal, RVL_GRAPH_REFUSAL, "the column %.64s is none of the loss graph's", example->columns[i].name);
+    const char *name = example->columns[i].name;
+    if (is_known(graph, name)) continue;
+    snprintf(refusal, RVL_GRAPH_REFUSAL, "the column %.*s is none of the loss graph's",
+             rvl_example_shown(name, strlen(name)), name);
     return false;
   }
   const rvl_column *position = rvl_example_column(example, position_name), *text = rvl_example_column(example, graph_name);
@@ -267,8 +273,23 @@ static bool check_rest(const rvl_graph *graph, const rvl_example *example, char 
   return ones && same;
 }
 
+size_t rvl_graph_node_size(const node *n, size_t tokens) {
+  return n->shape == SHAPE_NUMBER ? 1 : n->shape == SHAPE_TOKEN ? tokens : tokens * n->width;
+}
+
+/* A small datum may ask for much: each node has a value for every element of a column. */
+static bool check_size(const rvl_graph *graph, const rvl_example *example, char *refusal) {
+  size_t total = 0;
+  for (size_t i = 0; i < graph->node_count; i++) total += rvl_graph_node_size(&graph->nodes[i], example->length);
+  if (total <= RVL_GRAPH_VALUES) return true;
+  snprintf(refusal, RVL_GRAPH_REFUSAL, "the nodes of the loss graph have %zu values, at most %d are computed: take a "
+           "shorter datum or fewer candidates", total, RVL_GRAPH_VALUES);
+  return false;
+}
+
 bool rvl_graph_check(const rvl_graph *graph, const rvl_example *example, size_t vocabulary,
                      char refusal[RVL_GRAPH_REFUSAL]) {
+  if (!check_size(graph, example, refusal)) return false;
   for (size_t i = 0; i < graph->column_count; i++) {
     if (!check_column(graph, i, example, vocabulary, refusal)) return false;
   }

@@ -18,6 +18,7 @@ enum {
   RVL_GRAPH_METRICS = 16,
   RVL_GRAPH_NAME = 64 * 4 + 8,       /* "custom/" and up to 64 characters */
   RVL_GRAPH_WIDTH = 262144,
+  RVL_GRAPH_VALUES = 1 << 25,        /* of all nodes for one example: with their gradients 512 MiB */
   RVL_GRAPH_REFUSAL = 256
 };
 

@@ -19,9 +19,7 @@ typedef struct run {
   double *slope[RVL_GRAPH_NODES];    /* d loss / d value; of logits: the weight of a token's distribution */
 } run;
 
-static size_t size_of(const run *r, const node *n) {
-  return n->shape == SHAPE_NUMBER ? 1 : n->shape == SHAPE_TOKEN ? r->example->length : r->example->length * n->width;
-}
+static size_t size_of(const run *r, const node *n) { return rvl_graph_node_size(n, r->example->length); }
 
 /* An argument's elements; those of a single number are the same everywhere. */
 typedef struct operand {

@@ -28,6 +28,9 @@ struct rvl_graph {
   char text[];                 /* its JSON */
 };
 
+/* How many values a node has for an example of so many tokens. */
+size_t rvl_graph_node_size(const node *n, size_t tokens);
+
 /* NULL: the example has none. */
 const rvl_column *rvl_graph_column_of(const rvl_example *example, size_t index);
 

@@ -209,6 +209,36 @@ static void test_refused_examples(void **state) {
   memcpy(changed, columns, sizeof columns);
   changed[3].width = 0;
   assert_false(rvl_graph_check(graph, &other, V, refusal));
+  /* a refusal travels as UTF-8: its names are cut between characters */
+  memcpy(changed, columns, sizeof columns);
+  char name[70], wanted[RVL_GRAPH_REFUSAL];
+  memset(name, 'x', sizeof name);
+  memcpy(name + 63, "é", 3);
+  changed[3].name = name;
+  rvl_column seven[7];
+  memcpy(seven, columns, sizeof columns);
+  seven[6] = changed[3];
+  other = (rvl_example){.length = T, .columns = seven, .column_count = 7};
+  assert_false(rvl_graph_check(graph, &other, V, refusal));
+  snprintf(wanted, sizeof wanted, "the column %.63s is none of the loss graph's", name);
+  assert_string_equal(refusal, wanted);
+  rvl_graph_release(graph);
+}
+
+/* Many nodes of a wide column would take the memory of hundreds of datums. */
+static void test_too_large(void **state) {
+  (void)state;
+  enum { WIDE = RVL_GRAPH_WIDTH };
+  rvl_graph_plan plan = {.columns = {{RVL_FLOAT32, WIDE}}, .column_count = 1, .node_count = 2};
+  plan.nodes[0].op = RVL_OP_LOGITS;
+  plan.nodes[1] = (rvl_graph_node){.op = RVL_OP_INPUT};
+  for (int i = 0; i < 100; i++) put(&plan, RVL_OP_NEG, 1, 0);
+  put(&plan, RVL_OP_SUM, 1, 0);
+  char refusal[RVL_GRAPH_REFUSAL];
+  rvl_graph *graph = rvl_graph_new(&plan, "{}", 2, refusal);
+  assert_non_null(graph);
+  assert_false(rvl_graph_check(graph, &example, V, refusal));
+  assert_non_null(strstr(refusal, "at most 33554432 are computed"));
   rvl_graph_release(graph);
 }
 
@@ -216,6 +246,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_operations),    cmocka_unit_test(test_detached),         cmocka_unit_test(test_ties),
       cmocka_unit_test(test_refused_plans), cmocka_unit_test(test_refused_examples),
+      cmocka_unit_test(test_too_large),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
