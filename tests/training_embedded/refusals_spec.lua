@@ -321,6 +321,7 @@ describe("the embedded training service", function()
     end
     wrong("adam_params: grad_clip_norm is 0", "OptimStep", step{grad_clip_norm = 0})
     wrong("adam_params: gradient_scale is 0", "OptimStep", step{gradient_scale = 0})
+    wrong("adam_params: eps is 0", "OptimStep", step{eps = 0})
     wrong("adam_params: a beta is 1 or more", "OptimStep", step{beta2 = 1})
     local params = step()
     params.adam_params.eps = nil
@@ -427,6 +428,13 @@ describe("the embedded training service", function()
       end
       wrong("prompt 1: neither prompt nor input_ids", "SampleFromTraining", sample{prompt = ""})
       wrong("no prompts", "SampleFromTraining", {model_id = model_id})
+    end)
+
+    it("whose logprobs would fill the memory", function()
+      local request = sample{prompt = "x", max_tokens = 63, logprobs = 256}
+      for i = 1, 4200 do request.prompts[i] = request.prompts[2] end
+      wrong("logprobs of 67737600 tokens are asked for, at most 67108864 are told: ask for fewer",
+        "SampleFromTraining", request)
     end)
 
     it("of tokens that there are not, and of contexts too long", function()

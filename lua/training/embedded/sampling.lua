@@ -10,6 +10,7 @@ local weights = require "training.embedded.weights"
 local sampling = {}
 
 local MOST_PROMPTS, MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 65536, 64, 4096, 1024
+local MOST_TOLD = 1 << 26   -- of these, for all tokens of a request: 512 MiB
 local BYTES = 256   -- ids below it are the bytes of texts
 
 -- ---- what is asked for ---------------------------------------------------------------------------------------
@@ -100,14 +101,25 @@ function sampling.read(where, prompt, model, last)
       prompt_logprobs = prompt.return_prompt_logprobs or false}}
 end
 
+-- For how many tokens a log-probability may be told, beside those that were sampled.
+local function most_told(request)
+  local positions = request.max_tokens + (request.prompt_logprobs and #request.ids or 0)
+  return positions * (request.top_logprobs or 0)
+end
+
 --- The same for all prompts of a request.
 ---@return training.embedded.Wish[]
 function sampling.read_all(prompts, model)
   if #prompts == 0 then refusal.wrong("no prompts") end
   if #prompts > MOST_PROMPTS then refusal.wrong("%d prompts, at most %d are taken", #prompts, MOST_PROMPTS) end
-  local wishes, last = {}, {}
+  local wishes, last, told = {}, {}, 0
   for i, prompt in ipairs(prompts) do
     wishes[i] = sampling.read(("prompt %d"):format(i - 1), prompt, model, last)
+    told = told + most_told(wishes[i].request)
+  end
+  if told > MOST_TOLD then
+    refusal.wrong("logprobs of %d tokens are asked for, at most %d are told: ask for fewer prompts, tokens or logprobs",
+      told, MOST_TOLD)
   end
   return wishes
 end
