@@ -165,7 +165,8 @@ int rvl_trainer_pass(lua_State *L) {
   job->examples = calloc(count > 0 ? (size_t)count : 1, sizeof *job->examples);
   if (job->examples == NULL) return luaL_error(L, "not enough memory");
   size_t size = measure(L, count);
-  if (job->graph != NULL && (job->bytes = malloc(size > 0 ? size : 1)) == NULL) return luaL_error(L, "not enough memory");
+  if (job->graph != NULL) job->bytes = malloc(size > 0 ? size : 1);
+  if (job->graph != NULL && job->bytes == NULL) return luaL_error(L, "not enough memory");
   read_examples(L, job, count);
   return rvl_trainer_wait(L);
 }

@@ -35,8 +35,8 @@ typedef struct rvl_adamw_result {
   bool finite;                 /* false: nothing was changed */
 } rvl_adamw_result;
 
-/* One step. The options were checked: lr, weight_decay, clip >= 0, eps >= FLT_MIN, betas in [0, 1), scale > 0, all finite.
-   The gradient is left as it is: clearing it is the caller's. */
+/* One step. The options were checked: lr, weight_decay, clip >= 0, eps >= FLT_MIN, betas in [0, 1), scale > 0, all
+   finite. The gradient is left as it is: clearing it is the caller's. */
 rvl_adamw_result rvl_adamw_step(rvl_adamw_state *state, const rvl_kernels *kernels,
                                 const rvl_adamw_options *options, const float *gradient, float *weights);
 

@@ -27,7 +27,8 @@ const char *rvl_blas_fitting_core(void) {
 
 /* Types that OpenBLAS falls back to when it does not know a processor, and that no processor with AVX2 is. */
 static bool is_fallback(const char *core) {
-  static const char *const old[] = {"Prescott", "Core2", "Katmai", "Coppermine", "Northwood", "Banias", "Generic", "Nehalem"};
+  static const char *const old[] = {"Prescott", "Core2", "Katmai", "Coppermine", "Northwood", "Banias", "Generic",
+                                    "Nehalem"};
   for (size_t i = 0; i < sizeof old / sizeof *old; i++) {
     if (strcmp(core, old[i]) == 0) return true;
   }
@@ -43,10 +44,13 @@ static const char *core_of(void *library) {
   return core != NULL ? core : "unknown";
 }
 
-/* Loads the library while a variable has another value than the user's, if he gave it none. One that is there already
- * has read them. */
-static void *load_with(const char *core) {
-  void *loaded = core == NULL ? dlopen(library_name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD) : NULL;
+/*
+** Loads the library while a variable has another value than the user's, if he gave it none. When it is there
+** already, that would change nothing, and other threads may be reading the environment.
+*/
+static void *load_with(const char *core, bool *new) {
+  void *loaded = dlopen(library_name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
+  *new = loaded == NULL;
   if (loaded != NULL) return loaded;
   bool set_core = core != NULL && getenv(core_variable) == NULL;
   bool set_threads = getenv(threads_variable) == NULL;   /* each thread of its own would cost memory for nothing */
@@ -69,12 +73,13 @@ static void describe(rvl_blas *blas) {
 }
 
 static const char *open_library(rvl_blas *blas) {
-  void *library = load_with(NULL);
+  bool new;
+  void *library = load_with(NULL, &new);
   if (library == NULL) return "OpenBLAS (libopenblas.so.0) is not there";
   const char *fitting = rvl_blas_fitting_core();
   if (fitting != NULL && is_fallback(core_of(library)) && getenv(core_variable) == NULL) {
     dlclose(library);
-    library = load_with(fitting);
+    library = load_with(fitting, &new);
     if (library == NULL) return "OpenBLAS (libopenblas.so.0) cannot be loaded a second time";
   }
   *(void **)&blas->sgemm = symbol(library, "cblas_sgemm");
@@ -84,7 +89,7 @@ static const char *open_library(rvl_blas *blas) {
   }
   void (*set_threads)(int);
   *(void **)&set_threads = symbol(library, "openblas_set_num_threads");
-  if (set_threads != NULL) set_threads(1);
+  if (set_threads != NULL && new) set_threads(1);   /* else its threads are the host's business */
   blas->library = library;       /* stays loaded: threads may be inside it when a runtime ends */
   describe(blas);
   return NULL;

@@ -282,8 +282,8 @@ static bool check_size(const rvl_graph *graph, const rvl_example *example, char 
   size_t total = 0;
   for (size_t i = 0; i < graph->node_count; i++) total += rvl_graph_node_size(&graph->nodes[i], example->length);
   if (total <= RVL_GRAPH_VALUES) return true;
-  snprintf(refusal, RVL_GRAPH_REFUSAL, "the nodes of the loss graph have %zu values, at most %d are computed: take a "
-           "shorter datum or fewer candidates", total, RVL_GRAPH_VALUES);
+  snprintf(refusal, RVL_GRAPH_REFUSAL, "the nodes of the loss graph have %zu values, at most %d are computed: "
+           "take a shorter datum or fewer candidates", total, RVL_GRAPH_VALUES);
   return false;
 }
 

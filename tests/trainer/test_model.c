@@ -1,4 +1,5 @@
 /* model.c, random.h, blas.c: layouts, weights of a seed, products of matrices. */
+#include <dlfcn.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -158,6 +159,26 @@ static void test_products(void **state) {
   }
 }
 
+static int variables_set;
+
+/* Stands before the one of the C library. */
+int setenv(const char *name, const char *value, int overwrite) {
+  int (*real)(const char *, const char *, int);
+  *(void **)&real = dlsym(RTLD_NEXT, "setenv");
+  variables_set++;
+  return real(name, value, overwrite);
+}
+
+/* A host's threads may read the environment while an engine is opened. */
+static void test_environment(void **state) {
+  (void)state;
+  rvl_blas blas;
+  assert_null(rvl_blas_open(&blas));
+  variables_set = 0;
+  assert_null(rvl_blas_open(&blas));
+  assert_int_equal(variables_set, 0);
+}
+
 int main(void) {
   static const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_check),
@@ -165,6 +186,7 @@ int main(void) {
       cmocka_unit_test(test_initialise),
       cmocka_unit_test(test_random),
       cmocka_unit_test(test_products),
+      cmocka_unit_test(test_environment),
   };
   return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }
