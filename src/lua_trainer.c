@@ -173,6 +173,13 @@ void *rvl_trainer_job(lua_State *L, rvl_engine_box *owner, size_t size, void (*r
   return job;
 }
 
+bool rvl_trainer_flag(lua_State *L, int index, const char *name) {
+  lua_getfield(L, index, name);
+  bool flag = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return flag;
+}
+
 static int finish(lua_State *L, rvl_lua_job *job) {
   if (job->failure != NULL) return rvl_raise(L, "limit", "make the request smaller", "%s", job->failure);
   return job->finish(L, job);

@@ -41,6 +41,8 @@ rvl_engine_box *rvl_check_engine(lua_State *L, int index);
 /* Pushes what keeps a new job: `size` bytes beginning with an rvl_lua_job. Raises when there is no memory. */
 void *rvl_trainer_job(lua_State *L, rvl_engine_box *box, size_t size, void (*run)(rvl_job *job, rvl_pool *pool),
                       int (*finish)(lua_State *L, rvl_lua_job *job), void (*release)(rvl_lua_job *job));
+/* Whether the table at an index has something true under a name. */
+bool rvl_trainer_flag(lua_State *L, int index, const char *name);
 /* Hands the job on top of the stack over and waits for it: return rvl_trainer_wait(…). */
 int rvl_trainer_wait(lua_State *L);
 

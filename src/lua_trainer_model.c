@@ -26,13 +26,6 @@ static float number_field(lua_State *L, int index, const char *name, lua_Number 
   return (float)value;
 }
 
-static bool flag_field(lua_State *L, int index, const char *name) {
-  lua_getfield(L, index, name);
-  bool flag = lua_toboolean(L, -1);
-  lua_pop(L, 1);
-  return flag;
-}
-
 static rvl_positions positions_field(lua_State *L, int index) {
   static const char *const names[] = {"rotary", "learned", NULL};
   lua_getfield(L, index, "positions");
@@ -50,7 +43,7 @@ static rvl_model_config read_config(lua_State *L, int index) {
       .vocabulary = size_field(L, index, "vocabulary"), .width = size_field(L, index, "width"),
       .layers = size_field(L, index, "layers"), .heads = size_field(L, index, "heads"),
       .hidden = size_field(L, index, "hidden"), .context = size_field(L, index, "context"),
-      .positions = positions_field(L, index), .tied = flag_field(L, index, "tied"),
+      .positions = positions_field(L, index), .tied = rvl_trainer_flag(L, index, "tied"),
       .rotary_base = number_field(L, index, "rotary_base", 10000),
       .norm_epsilon = number_field(L, index, "norm_epsilon", 1e-5)};
   const char *wrong = rvl_model_check(&config);
@@ -221,8 +214,8 @@ rvl_trainable *rvl_check_trainable(lua_State *L, int index) {
 }
 
 static void read_lora(lua_State *L, int index, rvl_lora_config *config) {
-  *config = (rvl_lora_config){.rank = size_field(L, index, "rank"), .attention = flag_field(L, index, "attn"),
-                              .mlp = flag_field(L, index, "mlp"), .unembed = flag_field(L, index, "unembed")};
+  *config = (rvl_lora_config){.rank = size_field(L, index, "rank"), .attention = rvl_trainer_flag(L, index, "attn"),
+                              .mlp = rvl_trainer_flag(L, index, "mlp"), .unembed = rvl_trainer_flag(L, index, "unembed")};
   lua_getfield(L, index, "scale");
   config->scale = luaL_checknumber(L, -1);
   lua_pop(L, 1);

@@ -94,13 +94,6 @@ static void read_loss(lua_State *L, int index, rvl_loss *loss) {
   lua_pop(L, 2);
 }
 
-static bool flag_field(lua_State *L, int index, const char *name) {
-  lua_getfield(L, index, name);
-  bool flag = lua_toboolean(L, -1);
-  lua_pop(L, 1);
-  return flag;
-}
-
 /* Bytes of all datums in the list at 2, which are strings. */
 static size_t measure(lua_State *L, lua_Integer count) {
   size_t total = 0;
@@ -157,8 +150,8 @@ int rvl_trainer_pass(lua_State *L) {
   pass_job *job = rvl_trainer_job(L, engine, sizeof *job, run_pass, finish_pass, release_pass);
   job->model = rvl_trainable_retain(rvl_check_trainable(L, 1));
   read_loss(L, 3, &job->loss);
-  job->gradients = flag_field(L, 3, "gradients");
-  job->clear = flag_field(L, 3, "clear");
+  job->gradients = rvl_trainer_flag(L, 3, "gradients");
+  job->clear = rvl_trainer_flag(L, 3, "clear");
   if (job->loss.kind == RVL_LOSS_GRAPH) read_graph(L, job);
   /* from here on no Lua runs that could change the list */
   lua_Integer count = (lua_Integer)lua_rawlen(L, 2);

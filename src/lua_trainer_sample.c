@@ -133,9 +133,7 @@ static void read_request(lua_State *L, sample_job *job, rvl_sample_request *requ
   if (top < 0 || top > MOST_TOP) rvl_raise(L, "refused", NULL, "prompt %d: logprobs is not between 0 and %d", number, MOST_TOP);
   request->max_tokens = (size_t)most;
   request->top_logprobs = (size_t)top;
-  lua_getfield(L, -1, "prompt_logprobs");
-  request->prompt_logprobs = lua_toboolean(L, -1);
-  lua_pop(L, 1);
+  request->prompt_logprobs = rvl_trainer_flag(L, -1, "prompt_logprobs");
   read_ids(L, job, request, number);
   read_stops(L, job, request, number);
 }
