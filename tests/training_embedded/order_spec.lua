@@ -300,6 +300,34 @@ describe("operations of the embedded training service", function()
       assert.equal("cancelled", result(service, lost).failed.error_category)
     end)
 
+    it("leave nothing behind that its session would keep", function()
+      model_id, session_id, run_id = support.raw_model(service, {lora_config = false, full_weight = true})
+      seq = 0
+      for _ = 1, 3 do
+        step()
+        save("now", {mode = "publish"})
+      end
+      run(service, "UnloadModel", {model_id = model_id})
+      local weak = setmetatable({core.made[2]}, {__mode = "v"})
+      core.made = nil
+      local model = service.models[model_id]
+      assert.same({nil, {}, {}, {}}, {model.snapshot, model.snapshots, model.keys, model.seqs})
+      collectgarbage()
+      assert.is_nil(weak[1])
+    end)
+
+    it("and of one that could not be made", function()
+      local lanes = 0
+      core.failure = errors.new{kind = "memory", message = "there is no memory"}
+      local own = call(service, "CreateSession", {}).session_id
+      local made = run(service, "CreateModel", {session_id = own, model_seq_id = 1, base_model = support.BASE,
+        lora_config = {rank = 4, train_attn = true}})
+      assert.equal("out_of_memory", made.failed.error_category)
+      service:end_session(own)
+      for _ in pairs(service.lanes) do lanes = lanes + 1 end
+      assert.equal(2, lanes)   -- that of all, and of the other model
+    end)
+
     it("do not take its uploads with them", function()
       call(service, "CreateUpload", {model_id = model_id, total_size = 10, chunk_count = 1})
       assert.equal(1, service.upload_count)
@@ -331,6 +359,20 @@ describe("operations of the embedded training service", function()
       assert.is_true(core.made[1].closed)
       assert.same({0, 0, 0}, {service.session_count, service.futures.count, service.futures.pending})
       assert.equal(0, service:reap(clock.now() + 10000))
+    end)
+
+    it("and uploads that are not used, and checkpoints whose time is over", function()
+      call(service, "CreateUpload", {model_id = model_id, total_size = 10, chunk_count = 2})
+      local id = call(service, "CreateUpload", {model_id = model_id, total_size = 10, chunk_count = 2}).upload_id
+      local now = clock.now()
+      for _, upload in pairs(service.uploads) do upload.last = now - 700 end
+      call(service, "UploadChunk", {upload_id = id, chunk_index = 0, data = "x"})
+      assert.equal(0, service:reap(now))
+      assert.same({1, 1}, {service.upload_count, service.upload_bytes})
+      assert.is_table(service.uploads[id])
+      assert.equal(1, service.store.swept)
+      for _, seconds in ipairs{10, 3000, 3700} do service:reap(now + seconds) end
+      assert.equal(2, service.store.swept)
     end)
 
     it("stay as long as it lives, and heartbeats say that there is room", function()

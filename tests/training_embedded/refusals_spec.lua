@@ -65,6 +65,10 @@ describe("the embedded training service", function()
     it("that are too many", function()
       for _ = 2, 1000 do call(service, "CreateSession", {}) end
       refused("RESOURCE_EXHAUSTED", "there are 1000 sessions already", "CreateSession", {})
+      for _, session in pairs(service.sessions) do session.last = session.last - 61 end
+      call(service, "CreateSession", {})   -- those that were left have made room, but not one with a model
+      assert.equal(2, service.session_count)
+      assert.is_table(call(service, "GetInfo", {model_id = model_id}))
     end)
 
     it("that it does not know", function()

@@ -150,6 +150,13 @@ local function open_base(service, request, number)
   error(base, 0)
 end
 
+-- Lets go of what a model holds that is no more; its session may live on for long.
+local function forget(service, model)
+  service.lanes[model.lane] = nil
+  model.snapshot, model.snapshots, model.snapshot_order = nil, {}, {}
+  model.graphs, model.keys, model.key_order, model.seqs = {}, {}, {}, {}
+end
+
 function methods.CreateModel(service, request, call)
   local session = sessions.find(service, request.session_id)
   local known, print = check_number(session, call, request)
@@ -178,6 +185,7 @@ function methods.CreateModel(service, request, call)
     local ok, made = pcall(engine.model, engine, base, model.lora)
     if not ok then
       model.unloaded = true
+      forget(service, model)
       error(made, 0)
     end
     model.core = made
@@ -202,7 +210,7 @@ local function close_core(service, model)
   local core = model.core
   model.core = nil
   if core then core:close() end
-  service.lanes[model.lane] = nil
+  forget(service, model)
 end
 
 --- Ends a model together with its session.

@@ -19,6 +19,7 @@ local service = {}
 
 local RPCS = protobuf.training:service("river.api.v1.RiverService").methods
 local STOP_SECONDS = 5
+local SWEEP_SECONDS = 3600   -- from one look for checkpoints whose time is over to the next
 
 local HANDLERS = {}
 for part in ("futures sessions models uploads passes optimizer weights sampling batches chat"):gmatch("%S+") do
@@ -52,7 +53,7 @@ function service.new(parts)
     folder = parts.folder, threads = parts.threads, seed = parts.seed or 0,
     closed = false, engine = false, bases = {}, sessions = {}, session_count = 0, models = {}, lanes = {},
     lane = lane.new(), futures = futures.new(), promised = {}, uploads = {}, upload_count = 0, upload_bytes = 0,
-    batches = {}, batch_order = {}, calls = 0, in_flight = 0}, Service)
+    batches = {}, batch_order = {}, calls = 0, in_flight = 0, next_sweep = 0}, Service)
   self.lanes[self.lane] = true
   self.sources = sources.new(self)
   self.seed_of = function(...) return models.seed(self.seed, ...) end
@@ -211,11 +212,19 @@ function Service:stream(method, bytes, context)
   end
 end
 
---- Ends sessions that have not been heard of for half an hour. Not for clients in this process: they send no
---- heartbeats.
+--- Ends sessions that have not been heard of for half an hour, and lets go of uploads that nobody used and, once an
+--- hour, of checkpoints whose time is over. Not for clients in this process: they send no heartbeats.
 ---@param now number on riverlua.clock
----@return integer count
-function Service:reap(now) return sessions.reap(self, now) end
+---@return integer count of sessions
+function Service:reap(now)
+  local count = sessions.reap(self, now)
+  uploads.reap(self, now)
+  if now >= self.next_sweep then
+    self.next_sweep = now + SWEEP_SECONDS
+    self.store:remove_expired()
+  end
+  return count
+end
 
 --- Ends a session, as there is no RPC for it.
 ---@param id string

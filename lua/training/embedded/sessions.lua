@@ -15,6 +15,9 @@ local FEATURES = {"sampling_batch_v1", "policy_versions_v1", "sampling_policy_pi
 local MODEL_FEATURES = {"prompt_token_echo_v1", "full_weight_rl_v1"}
 
 local SESSION_SECONDS = 1800
+-- A client that has left says so by unloading its models: its session may go when room is wanted, if it is silent for
+-- so long. Heartbeats come every 2 s.
+local SILENT_SECONDS = 60
 local MOST_SESSIONS, MOST_TAGS, LONGEST_NAME, LONGEST_VALUE = 1000, 64, 128, 1024
 local MOST_ATTESTATIONS, MOST_ARTIFACTS = 1000, 1000
 
@@ -70,6 +73,25 @@ function sessions.reap(service, now)
   return #late
 end
 
+local function is_left(session, now)
+  if now - session.last <= SILENT_SECONDS then return false end
+  for _, model in ipairs(session.models) do
+    if not model.unloaded then return false end
+  end
+  return true
+end
+
+-- Ends the sessions that nobody seems to use any more.
+local function make_room(service)
+  local left, now = {}, clock.now()
+  for _, session in pairs(service.sessions) do
+    if is_left(session, now) then left[#left + 1] = session end
+  end
+  for _, session in ipairs(left) do
+    sessions.close(service, session, ("session %s was left"):format(session.id))
+  end
+end
+
 local methods = {}
 sessions.methods = methods
 
@@ -88,6 +110,7 @@ end
 
 function methods.CreateSession(service, request)
   check_tags(request.tags)
+  if service.session_count >= MOST_SESSIONS then make_room(service) end
   if service.session_count >= MOST_SESSIONS then
     refusal.raise("RESOURCE_EXHAUSTED", "there are %d sessions already: close some", MOST_SESSIONS)
   end

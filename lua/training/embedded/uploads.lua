@@ -1,5 +1,6 @@
 --- Large requests that come in pieces. (CreateUpload, UploadChunk)
 
+local clock = require "riverlua.clock"
 local protobuf = require "riverlua.protobuf"
 local models = require "training.embedded.models"
 local refusal = require "training.embedded.refusal"
@@ -10,6 +11,8 @@ local MOST_BYTES, MOST_CHUNKS = 1 << 30, 16
 -- All that have not been used.
 local MOST_UPLOADS, MOST_HELD = 256, 4 << 30
 local PARALLELISM = 6
+-- A client that has given up sends its request as a whole, and says nothing about the upload.
+local IDLE_SECONDS = 600
 
 local REQUEST = protobuf.training:message("river.api.v1.ForwardBackwardRequest")
 
@@ -20,13 +23,23 @@ local function forget(service, upload)
   service.upload_bytes = service.upload_bytes - upload.bytes
 end
 
---- Forgets the uploads of a model.
-function uploads.forget_model(service, model)
+local function forget_those(service, choose)
   local gone = {}
   for _, upload in pairs(service.uploads) do
-    if upload.model == model then gone[#gone + 1] = upload end
+    if choose(upload) then gone[#gone + 1] = upload end
   end
   for _, upload in ipairs(gone) do forget(service, upload) end
+end
+
+--- Forgets the uploads of a model.
+function uploads.forget_model(service, model)
+  forget_those(service, function(upload) return upload.model == model end)
+end
+
+--- Forgets the uploads that nothing has come of for ten minutes.
+---@param now number on riverlua.clock
+function uploads.reap(service, now)
+  forget_those(service, function(upload) return now - upload.last > IDLE_SECONDS end)
 end
 
 local methods = {}
@@ -44,7 +57,7 @@ function methods.CreateUpload(service, request)
   end
   service.upload_number = (service.upload_number or 0) + 1
   local upload = {id = ("up-%06d"):format(service.upload_number), model = model, size = size, count = count,
-    chunks = {}, bytes = 0}
+    chunks = {}, bytes = 0, last = clock.now()}
   service.uploads[upload.id] = upload
   service.upload_count = service.upload_count + 1
   return {upload_id = upload.id, max_parallelism = PARALLELISM}
@@ -55,6 +68,7 @@ function methods.UploadChunk(service, request)
   if not upload then refusal.raise("NOT_FOUND", "no upload %s", request.upload_id) end
   if index >= upload.count then refusal.wrong("chunk %d of %d", index, upload.count) end
   if data == "" then refusal.wrong("chunk %d is empty", index) end
+  upload.last = clock.now()
   local known = upload.chunks[index]
   if known then
     if known ~= data then refusal.wrong("chunk %d with another content", index) end
