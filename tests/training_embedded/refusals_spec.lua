@@ -42,6 +42,40 @@ describe("the embedded training service", function()
     assert.equal("INTERNAL", err.code)
   end)
 
+  it("counts the pieces of a request before it decodes them", function()
+    local function varint(value)
+      return value < 128 and string.char(value) or string.char(value & 127 | 128) .. varint(value >> 7)
+    end
+    local function field(number, bytes) return string.char(number << 3 | 2) .. string.pack("s1", bytes) end
+    local function long(number, bytes) return string.char(number << 3 | 2) .. varint(#bytes) .. bytes end
+    local prompts, datums = field(2, ""):rep(65537), field(1, ""):rep((1 << 20) + 1)
+    for _, case in ipairs{
+      {"SampleFromTraining", "more than 65536 prompts", "\x28\x01\x31........\x3d...." .. prompts},
+      {"InferenceGenerate", "more than 65536 prompts", prompts},
+      {"SampleFromCheckpoint", "more than 65536 prompts", field(3, ""):rep(65537)},
+      {"SubmitSamplingBatch", "more than 65536 prompts", long(2, prompts:sub(1, 65536)) .. long(2, prompts)},
+      {"RetrieveSamplingResults", "more than 65536 handles", field(1, ""):rep(65537)},
+      {"ForwardBackward", "more than 1048576 datums", long(3, datums)},
+      {"Forward", "more than 1048576 datums", long(3, datums)},
+      {"CreateTrainingDataAttestation", "more than 1000 artifacts", field(2, ""):rep(1001)},
+      {"CreateSession", "at most 134217728 are taken", ("x"):rep((128 << 20) + 1)},
+    } do
+      local method, text, bytes = table.unpack(case)
+      collectgarbage()
+      local before = collectgarbage("count")
+      local ok, err = pcall(service.call, service, method, bytes)
+      assert.is_true(collectgarbage("count") - before < 1024, method)   -- KiB
+      assert.is_false(ok)
+      assert.same({"INVALID_ARGUMENT", method}, {err.code, err.method})
+      assert.truthy(err.details:find(text, 1, true), err.details)
+    end
+    for _, bytes in ipairs{"\x12", "\x12" .. ("\xff"):rep(9) .. "\x01", "\x12\x7f", "\x13", ("\xff"):rep(12)} do
+      local ok, err = pcall(service.call, service, "InferenceGenerate", long(1, ("x"):rep(140000)) .. bytes)
+      assert.is_false(ok)
+      assert.truthy(err.details:find("cannot be decoded", 1, true), err.details)
+    end
+  end)
+
   it("says what it can do, and only that", function()
     local reply = call(service, "GetServerCapabilities", {})
     assert.same({"sampling_batch_v1", "policy_versions_v1", "sampling_policy_pinning_v1",

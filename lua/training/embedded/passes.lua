@@ -13,7 +13,6 @@ local passes = {}
 
 local GRAPH_LOSS, GRAPH_COLUMN = "loss_graph_v1", "__river_loss_graph_v1"
 local MOST_GRAPHS = 64
-local MOST_DATUMS = 1 << 20
 
 -- Loss → the settings that it knows; all but the graph know logprob_temperature.
 local LOSSES = {
@@ -88,7 +87,6 @@ end
 local function check_input(model, given)
   if not given then refusal.wrong("no data") end
   if #given.data == 0 then refusal.wrong("no data") end
-  if #given.data > MOST_DATUMS then refusal.wrong("%d datums, at most %d are taken", #given.data, MOST_DATUMS) end
   check_config(given.loss_fn, given.loss_fn_config)
   if given.force_routing_replay ~= "" or given.compute_expert_flip_metric then
     refusal.wrong("%s: %s is a dense model, it has no experts", given.force_routing_replay ~= ""

@@ -9,7 +9,7 @@ local weights = require "training.embedded.weights"
 
 local sampling = {}
 
-local MOST_PROMPTS, MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 65536, 64, 4096, 1024
+local MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 64, 4096, 1024
 local MOST_TOLD = 1 << 26   -- of these, for all tokens of a request: 512 MiB
 local BYTES = 256   -- ids below it are the bytes of texts
 
@@ -111,7 +111,6 @@ end
 ---@return training.embedded.Wish[]
 function sampling.read_all(prompts, model)
   if #prompts == 0 then refusal.wrong("no prompts") end
-  if #prompts > MOST_PROMPTS then refusal.wrong("%d prompts, at most %d are taken", #prompts, MOST_PROMPTS) end
   local wishes, last, told = {}, {}, 0
   for i, prompt in ipairs(prompts) do
     wishes[i] = sampling.read(("prompt %d"):format(i - 1), prompt, model, last)

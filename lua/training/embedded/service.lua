@@ -5,6 +5,7 @@
 -- sampling, batches, chat). What takes long is an operation in its model's lane, whose result is a future; it runs
 -- on the engine's thread. Refusals are those of training.embedded.refusal.
 
+local bounds = require "training.embedded.bounds"
 local errors = require "riverlua.errors"
 local futures = require "training.embedded.futures"
 local lane = require "training.embedded.lane"
@@ -143,6 +144,7 @@ function Service:end_model(model, reason) models.end_with_session(self, model, r
 -- ---- calls ---------------------------------------------------------------------------------------------------
 
 local function decode(method, bytes)
+  bounds.check(method, bytes)
   local ok, request = pcall(RPCS[method].request.decode, RPCS[method].request, bytes)
   if ok then return request end
   if not errors.is(request, "protocol") then error(request, 0) end

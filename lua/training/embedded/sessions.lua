@@ -19,7 +19,7 @@ local SESSION_SECONDS = 1800
 -- so long. Heartbeats come every 2 s.
 local SILENT_SECONDS = 60
 local MOST_SESSIONS, MOST_TAGS, LONGEST_NAME, LONGEST_VALUE = 1000, 64, 128, 1024
-local MOST_ATTESTATIONS, MOST_ARTIFACTS = 1000, 1000
+local MOST_ATTESTATIONS = 1000
 
 ---@class training.embedded.Session
 ---@field id string
@@ -140,9 +140,6 @@ end
 function methods.CreateTrainingDataAttestation(service, request)
   local session = sessions.find(service, request.session_id)
   if #request.artifacts == 0 then refusal.wrong("no artifacts") end
-  if #request.artifacts > MOST_ARTIFACTS then
-    refusal.wrong("%d artifacts; at most %d are taken", #request.artifacts, MOST_ARTIFACTS)
-  end
   if session.attestation_count >= MOST_ATTESTATIONS then
     refusal.raise("RESOURCE_EXHAUSTED", "session %s has %d manifests already", session.id, MOST_ATTESTATIONS)
   end

@@ -1,5 +1,6 @@
 --- Large requests that come in pieces. (CreateUpload, UploadChunk)
 
+local bounds = require "training.embedded.bounds"
 local clock = require "riverlua.clock"
 local protobuf = require "riverlua.protobuf"
 local models = require "training.embedded.models"
@@ -112,6 +113,7 @@ function uploads.resolve(service, thin)
   end
   if thin.forward_backward_input then refusal.wrong("both an upload and an input") end
   local bytes = assemble(service, upload)
+  bounds.check("ForwardBackward", bytes)
   local ok, request = pcall(REQUEST.decode, REQUEST, bytes)
   if not ok then refusal.wrong("upload %s is no request: %s", id, request.message or tostring(request)) end
   if request.upload_id ~= "" then refusal.wrong("upload %s names an upload", id) end
