@@ -468,13 +468,6 @@ describe("the embedded training service", function()
       wrong("no prompts", "SampleFromTraining", {model_id = model_id})
     end)
 
-    it("whose logprobs would fill the memory", function()
-      local request = sample{prompt = "x", max_tokens = 63, logprobs = 256}
-      for i = 1, 4200 do request.prompts[i] = request.prompts[2] end
-      wrong("logprobs of 67737600 tokens are asked for, at most 67108864 are told: ask for fewer",
-        "SampleFromTraining", request)
-    end)
-
     it("of tokens that there are not, and of contexts too long", function()
       wrong("prompt 1: the token 256 is not in the vocabulary, whose ids are 0 to 255", "SampleFromTraining",
         sample{prompt = "", input_ids = {1, 256}})
@@ -484,6 +477,17 @@ describe("the embedded training service", function()
         .. "answer: shorten the prompt to 63 or fewer", "SampleFromTraining", sample{prompt = ("x"):rep(64)})
       local response = run(service, "SampleFromTraining", sample{prompt = ("x"):rep(62), max_tokens = 100})
       assert.equal(2, #response.inference.results[2].token_ids)   -- it ends with the context
+    end)
+
+    it("whose results would be too large", function()
+      local prompts = {}
+      for i = 1, 3000 do prompts[i] = {prompt = "ab", max_tokens = 60, top_p = 1, logprobs = 256} end
+      local request = {model_id = model_id, prompts = prompts}
+      wrong("the results may come to 353 MiB, and 256 are the most: ask for fewer", "SampleFromTraining", request)
+      for i = 1, 3000 do prompts[i].max_tokens, prompts[i].return_prompt_logprobs = 43, true end
+      wrong("the results may come to 265 MiB", "SampleFromTraining", request)
+      for i = 1, 3000 do prompts[i].return_prompt_logprobs = false end
+      assert.is_string(call(service, "SampleFromTraining", request).request_id)
     end)
 
     it("of what it does not have", function()

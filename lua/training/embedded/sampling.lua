@@ -10,7 +10,8 @@ local weights = require "training.embedded.weights"
 local sampling = {}
 
 local MOST_STOPS, LONGEST_STOP, MOST_LOGPROBS = 64, 4096, 1024
-local MOST_TOLD = 1 << 26   -- of these, for all tokens of a request: 512 MiB
+-- What the results of a request may come to: they are in memory several times on their way.
+local LARGEST_RESULTS = 256 << 20
 local BYTES = 256   -- ids below it are the bytes of texts
 
 -- ---- what is asked for ---------------------------------------------------------------------------------------
@@ -78,6 +79,7 @@ end
 ---@field ids riverlua.Array
 ---@field request table for the engine, without a seed when there is none
 ---@field echo boolean the ids of the prompt are wanted back
+---@field size integer bytes that its result takes at most, roughly
 
 --- What an engine needs for a prompt. Refused when something is wrong with it.
 ---@param where string "prompt 3"
@@ -93,32 +95,28 @@ function sampling.read(where, prompt, model, last)
     refusal.wrong("%s has %d tokens, and the context of %s is %d, of which at least one is for the answer: "
       .. "shorten the prompt to %d or fewer", where, #ids, model.name, config.context, config.context - 1)
   end
-  local logprobs = prompt.logprobs or 0
+  local logprobs, max_tokens = prompt.logprobs or 0, math.min(prompt.max_tokens, config.context - #ids)
+  local tokens = max_tokens + (prompt.return_prompt_logprobs and #ids or 0)
   return {ids = ids, echo = prompt.return_prompt_token_ids or prompt.return_prompt_logprobs,
-    request = {ids = ids, max_tokens = math.min(prompt.max_tokens, config.context - #ids),
+    size = tokens * (12 + 8 * logprobs),   -- an id, its logprob, and those of others
+    request = {ids = ids, max_tokens = max_tokens,
       temperature = prompt.temperature, top_p = prompt.top_p, top_k = prompt.top_k < 1 and 0 or prompt.top_k,
       stop = prompt.stop, seed = prompt.seed, top_logprobs = logprobs > 0 and logprobs or nil,
       prompt_logprobs = prompt.return_prompt_logprobs or false}}
-end
-
--- For how many tokens a log-probability may be told, beside those that were sampled.
-local function most_told(request)
-  local positions = request.max_tokens + (request.prompt_logprobs and #request.ids or 0)
-  return positions * (request.top_logprobs or 0)
 end
 
 --- The same for all prompts of a request.
 ---@return training.embedded.Wish[]
 function sampling.read_all(prompts, model)
   if #prompts == 0 then refusal.wrong("no prompts") end
-  local wishes, last, told = {}, {}, 0
+  local wishes, last, size = {}, {}, 0
   for i, prompt in ipairs(prompts) do
     wishes[i] = sampling.read(("prompt %d"):format(i - 1), prompt, model, last)
-    told = told + most_told(wishes[i].request)
+    size = size + wishes[i].size
   end
-  if told > MOST_TOLD then
-    refusal.wrong("logprobs of %d tokens are asked for, at most %d are told: ask for fewer prompts, tokens or logprobs",
-      told, MOST_TOLD)
+  if size > LARGEST_RESULTS then
+    refusal.wrong("the results may come to %d MiB, and %d are the most: ask for fewer prompts, tokens or logprobs",
+      size >> 20, LARGEST_RESULTS >> 20)
   end
   return wishes
 end
