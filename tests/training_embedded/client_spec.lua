@@ -493,8 +493,10 @@ describe("a client of the embedded trainer", function()
         assert.equal(400, status)
         assert.truthy(message:find(said, 1, true), message)
       end
-      local status, message = raw('{"model": "other"}')
-      assert.same({404, "the model other was asked for, embedded/fake is here"}, {status, message})
+      for asked, name in pairs{['"other"'] = "other", ['["x"]'] = "a table"} do
+        local status, message = raw(('{"model": %s}'):format(asked))
+        assert.same({404, ("the model %s was asked for, embedded/fake is here"):format(name)}, {status, message})
+      end
     end)
   end)
 
