@@ -117,8 +117,9 @@ local function read(text, place, expected)
   if not ok then bad(nil, "the body is no JSON: %s", errors.is(body) and body.message or "") end
   if type(body) ~= "table" or json.is_array(body) then bad(nil, "the body must be an object") end
   if body.model ~= expected then
+    local asked = type(body.model) == "table" and "a table" or tostring(body.model)
     local problem = setmetatable({status = 404, param = "model", code = "model_not_found",
-      text = ("the model %s was asked for, %s is here"):format(tostring(body.model), expected)}, Bad)
+      text = ("the model %s was asked for, %s is here"):format(asked, expected)}, Bad)
     error(problem, 0)
   end
   check_plain(body)
