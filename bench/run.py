@@ -4,8 +4,8 @@
 
 Each ratio is the median of interleaved runs in one go, so that a busy machine slows both sides. The Python that runs
 this must have riverapi, river, openai and river-client (tests/requirements*.txt); wrk and lua5.4 are needed for two of
-the rows. Exit status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup, once,
-embedded, sse, sse_flat, jobs, delta, grpc, backward, first_call, idle, latency, train, sample, peak, demo.
+the rows. Exit status 1 when a target is missed. Benchmarks: json, sequential, django, many, inflight, flat, startup,
+once, embedded, sse, sse_flat, jobs, delta, grpc, backward, first_call, idle, latency, train, sample, peak, demo.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 
-import trainer
+sys.dont_write_bytecode = True   # beside the sources
+import trainer  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
@@ -497,8 +498,8 @@ class Bench:
 
 
 BENCHMARKS = ("json", "startup", "once", "sequential", "inflight", "flat", "django", "many", "embedded", "sse",
-              "sse_flat", "jobs", "delta", "grpc", "backward", "first_call", "idle", "latency", "train", "sample", "peak",
-              "demo")
+              "sse_flat", "jobs", "delta", "grpc", "backward", "first_call", "idle", "latency", "train", "sample",
+              "peak", "demo")
 
 
 def main():

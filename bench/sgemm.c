@@ -1,6 +1,6 @@
 /*
- * The machine's rate of sgemm, as the trainer's threads call it: sgemm [threads] prints GFLOPS of one thread and of all.
- * Each thread has its own matrices, of the size of the trainer's largest products, and a single-threaded sgemm.
+ * The machine's rate of sgemm, as the trainer's threads call it: sgemm [threads] prints GFLOPS of one thread and of
+ * all. Each thread has its own matrices, of the size of the trainer's largest products, and a single-threaded sgemm.
  */
 #include "trainer/blas.h"
 

@@ -83,7 +83,7 @@ def interleaved(bench, workers, key, what, *numbers):
 
 
 class Speed:
-    """Both sides with two threads, by the clock; and with one, by its CPU time, which a busy machine does not change."""
+    """Both sides with two threads, by the clock; with one, by its CPU time, which a busy machine hardly changes."""
 
     def __init__(self, bench, python):
         self.bench = bench
@@ -115,13 +115,13 @@ class Speed:
             most = (before + self.machine()) / 2
             detail = ", %.0f GFLOPS of sgemm's %.0f (%.0f %%)" % (ours * work / 1e9, most, ours * work / 1e7 / most)
         if not self.one:
-            print("     %-52s %10.0f tokens/s%s" % (name, ours, detail), flush=True)
+            print("     %-52s %10.0f tokens/s%s" % (name.rsplit(",", 1)[0], ours, detail), flush=True)
             return
         alone = interleaved(self.bench, self.one, "cpu", *command)
         clock, cpu = (self.bench.ratio(each["riverlua"], each["torch"]) for each in (rates, alone))
         busy = os.getloadavg()[0] > THREADS + 1.5   # others work here: PyTorch's threads lose most of their time
         self.bench.row(name, min(clock, cpu) if busy else clock, target, "up",
-                       "%s%.2f by the clock, %.2f by CPU time of one thread; tokens/s: riverlua %.0f, PyTorch %.0f%s" % (
+                       "%s%.2f by the clock, %.2f by one thread's CPU time; tokens/s: riverlua %.0f, PyTorch %.0f%s" % (
                            "busy machine, the smaller of " if busy else "", clock, cpu, ours,
                            statistics.median(rates["torch"]), detail))
 
@@ -162,8 +162,8 @@ def peak(bench, python):
 
 
 def demo(bench):
-    """The whole loop of `make demo` at the specification's numbers, with the start of the process and, as nothing is kept
-    in the folders of this machine, the making of its base model."""
+    """The whole loop of `make demo` at the specification's numbers, with the start of the process and, as this has a
+    cache of its own, the making of the base model."""
     script = os.path.join(TOP, "examples", "grpo_gsm8k.lua")
     unset = {name: value for name, value in os.environ.items() if not name.startswith("RIVER_")}
     took = []

@@ -16,6 +16,7 @@ import time
 import torch
 from torch.nn import functional
 
+sys.dont_write_bytecode = True   # beside the sources
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "trainer", "reference"))
 from model import Config, Transformer  # noqa: E402
 

@@ -1,7 +1,7 @@
 """A checkpoint as PyTorch loads it: checkpoint.py FOLDER BASE IDS
 
-FOLDER has model.safetensors, or an adapter in PEFT's form over the weights in the file BASE. Prints the log-probabilities
-of the whole vocabulary after each of IDS (a list in JSON), computed from the files alone.
+FOLDER has model.safetensors, or an adapter in PEFT's form over the weights in the file BASE. Prints the
+log-probabilities of the whole vocabulary after each of IDS (a list in JSON), computed from the files alone.
 """
 
 import json
@@ -11,9 +11,10 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-import cases
-import lora
-from model import Config, Transformer
+sys.dont_write_bytecode = True   # beside the sources
+import cases  # noqa: E402
+import lora  # noqa: E402
+from model import Config, Transformer  # noqa: E402
 
 PREFIX = "base_model.model."
 

@@ -26,7 +26,7 @@ def targets_of(datum):
 
 
 def centred(datum, chances, cap, perfect):
-    """What score centring takes off lp at each position: Σ sg(μ·w)·lp over the sampler's K tokens and the rest's bucket."""
+    """What centring takes off lp at each position: Σ sg(μ·w)·lp over the sampler's K tokens and the rest of them."""
     ids, mu = datum["sampler_topk_ids"].long(), datum["sampler_topk_logprobs"].double().exp()
     there = ids >= 0
     mu = torch.where(there, mu, 0.0)

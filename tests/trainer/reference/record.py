@@ -2,8 +2,9 @@
 
     record.py [--check | --random SEED]
 
-Without options vectors.json and checkpoint.safetensors are written anew. --check tells whether it still is what PyTorch says (exit status 1 when
-not). --random prints the same about models that no one has seen before, made from the seed.
+Without options vectors.json and checkpoint.safetensors are written anew. --check tells whether they still are what
+PyTorch says (exit status 1 when not). --random prints the same about models that no one has seen before, made from
+the seed.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 
-import cases
-from stream import Stream
+sys.dont_write_bytecode = True   # beside the sources
+import cases  # noqa: E402
+from stream import Stream  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FILE = os.path.join(HERE, "vectors.json")
