@@ -1,6 +1,6 @@
 /*
-** Products of matrices in plain C. ThreadSanitizer sees what is compiled with it, and OpenBLAS is not: under it tests
-** of threads use these, so that no access to what the threads share goes unseen.
+** Products of matrices in plain C. ThreadSanitizer sees what is compiled with it, and OpenBLAS is not: under it
+** tests of threads use these, so that no access to what the threads share goes unseen.
 */
 #ifndef RVL_TESTS_PLAIN_BLAS_H
 #define RVL_TESTS_PLAIN_BLAS_H
@@ -18,8 +18,8 @@
 #endif
 
 #ifdef RVL_TESTS_TSAN
-static void plain_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float *a,
-                        int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+static void plain_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha,
+                        const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc) {
   (void)order;
   for (int i = 0; i < m; i++) {
     for (int j = 0; j < n; j++) {

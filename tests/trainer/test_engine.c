@@ -1,4 +1,4 @@
-/* engine.c: jobs run once and in order, cancelled and stopped ones come back too. Also run under ThreadSanitizer. */
+/* engine.c: jobs run once and in order, cancelled and stopped ones come back. Also run under ThreadSanitizer. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <setjmp.h>

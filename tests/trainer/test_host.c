@@ -1,5 +1,5 @@
-/* The trainer in a host's hands: runtimes that are closed, interrupted, short of memory or several at a time while their
- * engines work. Also run under ThreadSanitizer. */
+/* The trainer in a host's hands: runtimes that are closed, interrupted, short of memory or several at a time while
+ * their engines work. Also run under ThreadSanitizer. */
 #include "riverlua.h"
 
 #include <pthread.h>
@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #if defined(__SANITIZE_THREAD__)
-/* libuv closes descriptors by a bare system call, so their numbers seem to be in use when another thread gets them. */
+/* libuv closes descriptors by a bare system call: their numbers seem to be in use when another thread gets them. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void) { return "race:uv__epoll_init\nrace:uv_pipe\nrace:uv_async_init\n"; }
 
@@ -24,17 +24,18 @@ const char *__tsan_default_options(void) { return "history_size=7"; }   /* or th
 
 enum { RUNTIMES = 4 };
 
-/* `work(count)`: a pass over so many examples; `begin(count)`: the same in a task of its own; `many(…)`: samples. */
+/* `work(count)`: a pass over so many examples; `sample(count, most)`; `begin(fn, …)`: in a task of its own. */
 static const char prelude[] =
-    "core, task, datum, array = require 'riverlua.core.trainer', require 'riverlua.task', require 'training.datum',\n"
-    "  require 'riverlua.array'\n"
+    "core, task = require 'riverlua.core.trainer', require 'riverlua.task'\n"
+    "local datum, array = require 'training.datum', require 'riverlua.array'\n"
     "config = {vocabulary = 64, width = 16, layers = 1, heads = 2, hidden = 32, context = 64}\n"
     "function open(threads)\n"
     "  engine = core.open{threads = threads or 2}\n"
     "  base = engine:base(config, nil, 1)\n"
     "  model = engine:model(base, {rank = 2, scale = 2, attn = true, mlp = true, seed = 1})\n"
     "end\n"
-    "local bytes = datum.encode({input_ids = array.fill('int64', 40, 3), weights = array.fill('float32', 40, 1)})\n"
+    "local ids, weights = array.fill('int64', 40, 3), array.fill('float32', 40, 1)\n"
+    "local bytes = datum.encode({input_ids = ids, weights = weights})\n"
     "function examples(count)\n"
     "  local list = {}\n"
     "  for i = 1, count do list[i] = bytes end\n"
@@ -81,7 +82,8 @@ static void test_closed_at_work(void **state) {
       "for i = 1, 3 do open(i) keep = {keep, engine} begin(work, 1000) begin(sample, 100, 60) end",
       "open() begin(work, 10) begin(model.merged, model) begin(model.optimizer, model) task.sleep(0)",
       "open() begin(work, 1000) engine:close()",
-      "open() local _ <close> = setmetatable({}, {__close = function() work(1) end}) begin(work, 1000) error('mine')",
+      "open() local _ <close> = setmetatable({}, {__close = function() work(1) end})\n"
+      "  begin(work, 1000) error('mine')",
       "open() begin(function() local _ <close> = setmetatable({}, {__close = function() pcall(work, 1) end})\n"
       "  work(1000) end)",
   };
@@ -93,7 +95,7 @@ static void test_closed_at_work(void **state) {
   }
 }
 
-/* Between two calls of the host tasks stand still; the engine does not, and what it has done is there afterwards. */
+/* Between two calls of the host tasks stand still; the engine does not: what it has done is there afterwards. */
 static void test_between_calls(void **state) {
   (void)state;
   riverlua *rt = open_runtime(0);

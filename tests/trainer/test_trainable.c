@@ -30,12 +30,12 @@ static int tear_down(void **state) {
   return 0;
 }
 
-static const rvl_model_config untied = {.vocabulary = VOCABULARY, .width = 12, .layers = 2, .heads = 2, .hidden = 20,
-                                        .context = LONGEST, .positions = RVL_POSITIONS_LEARNED, .rotary_base = 1e4f,
-                                        .norm_epsilon = 1e-5f};
+static const rvl_model_config untied = {.vocabulary = VOCABULARY, .width = 12, .layers = 2, .heads = 2,
+                                        .hidden = 20, .context = LONGEST, .positions = RVL_POSITIONS_LEARNED,
+                                        .rotary_base = 1e4f, .norm_epsilon = 1e-5f};
 static const rvl_lora_config all = {.rank = 3, .scale = 2, .attention = true, .mlp = true, .unembed = true};
-static const rvl_adamw_options options = {.lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1,
-                                          .clip = 0.5, .scale = 0.25};
+static const rvl_adamw_options options = {.lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6,
+                                          .weight_decay = 0.1, .clip = 0.5, .scale = 0.25};
 
 /* Examples of cross entropy. */
 typedef struct corpus {
@@ -118,7 +118,8 @@ static void are_near(const char *what, const float *got, const double *want, siz
   double largest = 0;
   for (size_t i = 0; i < count; i++) largest = fmax(largest, fabs(want[i]));
   for (size_t i = 0; i < count; i++) {
-    if (!(fabs((double)got[i] - want[i]) <= most * largest)) fail_msg("%s[%zu] is %.9g, not %.9g", what, i, (double)got[i], want[i]);
+    double found = (double)got[i];
+    if (!(fabs(found - want[i]) <= most * largest)) fail_msg("%s[%zu] is %.9g, not %.9g", what, i, found, want[i]);
   }
 }
 
@@ -277,7 +278,8 @@ static void names(void **state) {
   rvl_trained_tensor a = rvl_trainable_tensor(adapted, 16), b = rvl_trainable_tensor(adapted, 17);
   assert_string_equal(a.name, "head.lora_A.weight");
   assert_string_equal(b.name, "head.lora_B.weight");
-  assert_true(a.rows == 3 && a.columns == 12 && b.rows == VOCABULARY && b.columns == 3 && b.offset >= a.offset + a.count);
+  assert_true(a.rows == 3 && a.columns == 12 && b.rows == VOCABULARY && b.columns == 3);
+  assert_true(b.offset >= a.offset + a.count);
   assert_int_equal(rvl_trainable_count(full), base->layout.count);
   assert_string_equal(rvl_trainable_tensor(full, 0).name, "token.weight");
   rvl_trained_tensor norm = rvl_trainable_tensor(full, base->layout.count - 1);
@@ -369,7 +371,8 @@ static void steps_that_are_not_finite(void **state) {
   rvl_trainable *model = new_model(base, &all);
   pass(model, c, true, true);
   rvl_trainable_step(model, &options);
-  float *trained = copy_of(model->trained, model->floats), *weights = copy_of(model->weights, model->layout->floats);
+  float *trained = copy_of(model->trained, model->floats);
+  float *weights = copy_of(model->weights, model->layout->floats);
   static const float wrong[] = {NAN, INFINITY, -INFINITY};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     pass(model, c, true, true);

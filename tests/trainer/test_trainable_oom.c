@@ -35,7 +35,8 @@ static void metered_free(void *memory) {
   free(memory);
 }
 
-static int metered_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) {
+static int metered_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                          void *argument) {
   return is_granted() ? pthread_create(thread, attributes, run, argument) : 11;
 }
 

@@ -1,5 +1,5 @@
---- What the specs of the embedded trainer's faults share: a small base model in a folder of its own, clients on it,
---- and scripts that run in processes of their own. Specs load this file with dofile.
+--- What the specs of the embedded trainer's faults share: a small base model in a folder of its own, clients on
+--- it, and scripts that run in processes of their own. Specs load this file with dofile.
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 

@@ -1,5 +1,5 @@
--- What nobody should ask of the embedded trainer: each is refused at once and in clear words, by the client or by the
--- service, and the model goes on as if it had not been asked.
+-- What nobody should ask of the embedded trainer: each is refused at once and in clear words, by the client or by
+-- the service, and the model goes on as if it had not been asked.
 
 local folder = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local faults = dofile(folder .. "faults.lua")
@@ -11,8 +11,8 @@ local training = require "training"
 local NAN, INF = 0 / 0, math.huge
 local datum = faults.datum
 
--- Text that says what is wrong → what is asked for. An error of the client's own is of kind "argument" and counts from
--- 1; what the service refuses is "invalid_request" and counts from 0.
+-- Text that says what is wrong → what is asked for. An error of the client's own is of kind "argument" and counts
+-- from 1; what the service refuses is "invalid_request" and counts from 0.
 
 local PASSES = {
   ["datum 2: advantages has 1 values for 3 tokens"] = datum{advantages = {0.5}},
@@ -111,13 +111,14 @@ describe("the embedded trainer", function()
     model:forward_backward{data = {datum()}, loss_fn = "importance_sampling"}
     for text, bad in pairs(PASSES) do
       local data = {datum(), bad}
-      refused(text, model.forward_backward, model, {data = data, loss_fn = "importance_sampling", zero_out = true})
+      refused(text, model.forward_backward, model, {data = data, loss_fn = "importance_sampling",
+        zero_out = true})
       refused(text, model.forward, model, {data = data, loss_fn = "importance_sampling"})
     end
     refused("there are no datums", model.forward_backward, model, {data = {}, loss_fn = "importance_sampling"})
     refused("no loss is called 'none'", model.forward_backward, model, {data = {datum()}, loss_fn = "none"})
-    refused("'clip_low' of the loss must be a finite number", model.forward_backward, model, {data = {datum()}, loss_fn = "ppo",
-      clip_low = NAN})
+    refused("'clip_low' of the loss must be a finite number", model.forward_backward, model, {data = {datum()},
+      loss_fn = "ppo", clip_low = NAN})
     local after = model:optim_step{lr = 0}.metrics.grad_norm
     model:forward_backward{data = {datum()}, loss_fn = "importance_sampling"}
     assert.is_true(after > 0)
@@ -188,7 +189,8 @@ describe("the embedded trainer", function()
     local function loss() return model:forward{data = {datum()}, loss_fn = "cross_entropy"}.metrics.loss_sum end
     local before = loss()
     for _, advantage in ipairs{1e30, 3e38} do
-      model:forward_backward{data = {datum{advantages = {advantage, -advantage, 0.0}}}, loss_fn = "importance_sampling"}
+      model:forward_backward{data = {datum{advantages = {advantage, -advantage, 0.0}}},
+        loss_fn = "importance_sampling"}
       local metrics = model:optim_step{lr = 1e-3}.metrics
       assert.equal(0, metrics.grad_norm_finite)
     end
