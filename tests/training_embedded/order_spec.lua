@@ -412,6 +412,27 @@ describe("operations of the embedded training service", function()
       assert.same({}, task.waiting())
     end)
 
+    it("by a task that is cancelled while it waits for them, the engine is closed all the same", function()
+      backward()
+      local go_on = require("riverlua.core.task").signal()
+      service.lane:push{size = 0, fail = function() end, run = function()
+        local _ <close> = setmetatable({}, {__close = function() go_on:wait() end})   -- takes its time to end
+        task.sleep(1000)
+      end}
+      task.sleep(0)
+      local closer = task.spawn(service.close, service)
+      task.sleep(0)
+      assert.equal(0, core.closed)
+      closer:cancel()
+      local ok, err = pcall(closer.await, closer)
+      assert.is_false(ok)
+      assert.equal("cancelled", err.kind)
+      assert.same({1, 1}, {core.opened, core.closed})
+      assert.is_true(service.store.closed)
+      go_on:fire()
+      for _ = 1, 3 do task.sleep(0) end
+    end)
+
     it("before anything was done, nothing was opened", function()
       local other, idle = support.service()
       other:close()

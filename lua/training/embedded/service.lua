@@ -260,12 +260,17 @@ local function let_go(self)
   self.engine, self.sessions, self.models, self.lanes, self.uploads = false, {}, {}, {}, {}
 end
 
---- Ends everything: operations under way fail, waiting calls raise kind "closed". When it returns, the engine's
---- thread has ended.
+local function join(workers)
+  for _, worker in ipairs(workers) do worker:join(STOP_SECONDS) end
+end
+
+--- Ends everything: operations under way fail, waiting calls raise kind "closed". When it returns, or raises because
+--- its task was cancelled meanwhile, the engine's thread has ended.
 function Service:close()
   if self.closed then return end
-  for _, worker in ipairs(stop(self)) do worker:join(STOP_SECONDS) end
+  local ok, err = pcall(join, stop(self))
   let_go(self)
+  if not ok and not errors.is(err, "closed") then error(err, 0) end   -- closed: this is a fork, where nobody works
 end
 
 --- The same without waiting for anything, when nobody can ask for a result any more.
