@@ -3,6 +3,7 @@
 
 #include "array.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct base_box { rvl_base *base; } base_box;
@@ -88,6 +89,19 @@ static void push_tensor(lua_State *L, const char *prefix, const rvl_trained_tens
   lua_setfield(L, -2, "array");
 }
 
+static const char mean_prefix[] = "exp_avg.", square_prefix[] = "exp_avg_sq.";
+
+/* Weights that are no numbers would spread to all others, a mean of squares below zero as well. */
+static void check_values(lua_State *L, const char *name, const float *values, size_t count) {
+  bool square = strncmp(name, square_prefix, sizeof square_prefix - 1) == 0;
+  for (size_t i = 0; i < count; i++) {
+    if (!isfinite(values[i]) || (square && values[i] < 0)) {
+      rvl_raise(L, "refused", NULL, "the tensor '%s' has %s among its values", name,
+                isfinite(values[i]) ? "a negative number" : "one that is not finite");
+    }
+  }
+}
+
 /* Copies the array that the table at `index` has under the name; it must be there and fit. */
 static void read_tensor(lua_State *L, int index, const char *prefix, const rvl_trained_tensor *t, float *values) {
   const char *name = lua_pushfstring(L, "%s%s", prefix, t->name);
@@ -103,6 +117,7 @@ static void read_tensor(lua_State *L, int index, const char *prefix, const rvl_t
     rvl_raise(L, "refused", NULL, "the tensor '%s' is not a matrix of %d × %d", name, (int)t->rows, (int)t->columns);
   }
   memcpy(values + t->offset, array->data, t->count * sizeof(float));
+  check_values(L, name, values + t->offset, t->count);
   lua_pop(L, 2);
 }
 
@@ -393,8 +408,6 @@ static int model_set_tensors(lua_State *L) {
   read_trained(L, 2, job->model, "", job->trained);
   return rvl_trainer_wait(L);
 }
-
-static const char mean_prefix[] = "exp_avg.", square_prefix[] = "exp_avg_sq.";
 
 static int finish_optimizer(lua_State *L, rvl_lua_job *lua) {
   turn_job *job = (turn_job *)lua;

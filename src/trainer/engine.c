@@ -42,7 +42,7 @@ static void *work(void *argument) {
     if (e->stopping) break;
     rvl_job *job = e->running = get(&e->waiting);
     pthread_mutex_unlock(&e->lock);
-    job->run(job, e->pool);
+    if (!atomic_load(&job->cancelled)) job->run(job, e->pool);
     pthread_mutex_lock(&e->lock);
     e->running = NULL;
     put(&e->ended, job);

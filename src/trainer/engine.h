@@ -15,7 +15,8 @@ typedef struct rvl_job rvl_job;
 
 /* Lives in its giver's memory, who leaves it alone until it has been taken back. */
 struct rvl_job {
-  void (*run)(rvl_job *job, rvl_pool *pool);   /* on the engine's thread; looks at `cancelled` now and then */
+  /* On the engine's thread, unless it was cancelled before; looks at `cancelled` now and then. */
+  void (*run)(rvl_job *job, rvl_pool *pool);
   rvl_job *next;
   atomic_bool cancelled;       /* set by rvl_engine_stop, or by its giver at any time */
 };

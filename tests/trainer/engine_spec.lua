@@ -177,9 +177,34 @@ describe("the trainer's engine", function()
     tensors["layers.1.mlp.up.weight"] = array.fill("float32", 7, 0)
     local err = failure(engine.base, engine, CONFIG, tensors)
     assert.equal("the tensor 'layers.1.mlp.up.weight' is not a matrix of 48 × 32", err.message)
+    tensors["layers.1.mlp.up.weight"] = by_name(base:tensors())["layers.1.mlp.up.weight"]
+    tensors["layers.1.mlp.up.weight"][3][7] = 0 / 0
+    err = failure(engine.base, engine, CONFIG, tensors)
+    assert.equal("the tensor 'layers.1.mlp.up.weight' has one that is not finite among its values", err.message)
     tensors["layers.1.mlp.up.weight"] = nil
     err = failure(engine.base, engine, CONFIG, tensors)
     assert.equal("the tensor 'layers.1.mlp.up.weight' is missing", err.message)
+  end)
+
+  it("refuses an optimizer's state that no optimizer has", function()
+    local model = engine:model(engine:base(CONFIG, nil, 5), LORA)
+    local state = model:optimizer()
+    local tensors = by_name(state.tensors)
+    local name = "exp_avg_sq.layers.0.mlp.up.lora_B.weight"
+    tensors[name][2][3] = -1e-9
+    assert.equal(("the tensor '%s' has a negative number among its values"):format(name),
+      failure(model.set_optimizer, model, {step = 1, tensors = tensors}).message)
+  end)
+
+  it("does not make a step whose task was cancelled before its turn", function()
+    local model = engine:model(engine:base(CONFIG, nil, 1), LORA)
+    local pass = task.spawn(function() model:pass(datums(400, 60), LOSS) end)
+    local step = task.spawn(function() model:step{lr = 1} end)
+    task.sleep(0)
+    step:cancel()
+    pass:await()
+    pcall(step.await, step)
+    assert.equal(0, model:optimizer().step)
   end)
 
   it("refuses data before anything is done", function()
