@@ -459,12 +459,17 @@ describe("a client of the embedded trainer", function()
     end)
 
     it("and is told what is wrong with the body", function()
+      local many_stops = {}
+      for i = 1, 65 do many_stops[i] = "a" end
       for text, body in pairs{
         ["max_tokens must be an integer from 1"] = {max_tokens = 0},
         ["n must be an integer from 1 to 128"] = {n = 129},
         ["temperature must be a number"] = {temperature = "hot"},
         ["top_p must be a number"] = {top_p = 2},
         ["stop must be a text or a list of texts"] = {stop = 5},
+        ["stop must be a text or a list of"] = {stop = {["1"] = "a"}},
+        ["stop has 65 texts, at most 64 are taken"] = {stop = many_stops},
+        ["logprobs must be true or false"] = {logprobs = 5},
         ["seed must be an integer"] = {seed = 1.5},
         ["top_logprobs needs logprobs"] = {top_logprobs = 2},
         ["tools is not understood here"] = {tools = {{type = "function"}}},
@@ -486,6 +491,8 @@ describe("a client of the embedded trainer", function()
           {base_model = support.BASE, request_json = text}).chat_complete
         return reply.status_code, json.decode(reply.response_json).error.message
       end
+      local status, words = raw('{"model": ["x"]}')
+      assert.same({404, "the model a table was asked for, embedded/fake is here"}, {status, words})
       for text, said in pairs{["{"] = "the body is no JSON", ["[]"] = "the body must be an object",
         ['{"model": "embedded/fake"}'] = "messages must be a list",
         ['{"model": "embedded/fake", "stream": true, "messages": []}'] = "does not stream"} do

@@ -21,6 +21,7 @@ local decode = json.decoder{drop_null = true, max_depth = 64}
 
 local ROLES = {system = true, developer = true, user = true, assistant = true, tool = true}
 local MOST_CHOICES, MOST_TOP, MOST_TOKENS = 128, 20, 1 << 31
+local MOST_STOPS = 64
 local LINE = "\n"
 -- What would change the answer if it were understood: refused rather than left out.
 local NOT_UNDERSTOOD = {"tools", "functions", "tool_choice", "response_format", "logit_bias", "audio",
@@ -88,8 +89,9 @@ end
 local function stops_of(body)
   local given = body.stop
   if given == nil then return {LINE} end
-  if type(given) == "string" then given = {given} end
-  if type(given) ~= "table" then bad("stop", "stop must be a text or a list of texts") end
+  if type(given) == "string" then given = json.array{given} end
+  if not json.is_array(given) then bad("stop", "stop must be a text or a list of texts") end
+  if #given > MOST_STOPS then bad("stop", "stop has %d texts, at most %d are taken", #given, MOST_STOPS) end
   for _, text in ipairs(given) do
     if type(text) ~= "string" or text == "" then
       bad("stop", "stop must be a text or a list of texts, not empty")
@@ -117,15 +119,18 @@ local function read(text, place, expected)
   if not ok then bad(nil, "the body is no JSON: %s", errors.is(body) and body.message or "") end
   if type(body) ~= "table" or json.is_array(body) then bad(nil, "the body must be an object") end
   if body.model ~= expected then
-    local asked = type(body.model) == "table" and "a table" or tostring(body.model)
     local problem = setmetatable({status = 404, param = "model", code = "model_not_found",
-      text = ("the model %s was asked for, %s is here"):format(asked, expected)}, Bad)
+      text = ("the model %s was asked for, %s is here"):format(type(body.model) == "string" and body.model
+        or errors.with_article(type(body.model)), expected)}, Bad)
     error(problem, 0)
   end
   check_plain(body)
   local context = place.model.config.context
   local longest = integer(body, "max_tokens", context, 1, MOST_TOKENS)
   longest = integer(body, "max_completion_tokens", longest, 1, MOST_TOKENS)
+  if body.logprobs ~= nil and type(body.logprobs) ~= "boolean" then
+    bad("logprobs", "logprobs must be true or false; top_logprobs says how many")
+  end
   local shows = body.logprobs == true
   local top = integer(body, "top_logprobs", 0, 0, MOST_TOP)
   if top > 0 and not shows then bad("top_logprobs", "top_logprobs needs logprobs = true") end
