@@ -29,6 +29,21 @@ local function last_index(list)
   return last
 end
 
+-- Holes are gaps, but a list with a few values at large indices is a mistake that would take all memory.
+local MOST_HOLES = 1000000
+
+local function check_holes(where, list, last)
+  if type(list) ~= "table" or last <= #list + MOST_HOLES then return end
+  local count = 0
+  for i in pairs(list) do
+    if math.type(i) == "integer" then count = count + 1 end
+  end
+  if last - count > MOST_HOLES then
+    fail(("%s has %d values, and the last one has the index %d"):format(where, count, last),
+      "places along the axis are in x: {x = {…}, y = {…}}")
+  end
+end
+
 -- A number as a float; NaN for what is none: nil, null, NaN and the infinities.
 local function value_of(value, where, i)
   if scale.is_finite(value) then return value + 0.0 end
@@ -52,6 +67,7 @@ local function read_one(name, given, where)
     where = where .. ".y"
   end
   local one = {name = name, xs = {}, ys = {}, count = last_index(ys)}
+  check_holes(where, ys, one.count)
   local x_where = where:gsub("%.y$", "") .. ".x"
   if xs and last_index(xs) ~= one.count then
     fail(("%s has %d values, and y has %d"):format(x_where, last_index(xs), one.count))

@@ -73,6 +73,7 @@ describe("plot.line", function()
       ["series['a'] must be a list of numbers, got a string"] = {series = {a = "1 2"}},
       ["series['a'].x has 1 values, and y has 2"] = {series = {a = {x = {1}, y = {1, 2}}}},
       ["series['a'].x must be a list of numbers"] = {series = {a = {x = 5, y = {1}}}},
+      ["series['a'] has 2 values, and the last one has the index 1700000000"] = {series = {a = {1, [1700000000] = 2}}},
       ["did you mean 'name'"] = {series = {{nam = "a", y = {1}}}},
       ["which is no text"] = {series = {[true] = {1}}},
       ["must be a list of numbers, got a number"] = {series = {{name = "a", y = 1}}},
