@@ -1,5 +1,7 @@
 #include "grpc_call.h"
 
+#include "grpc_headers.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,45 +182,28 @@ static void on_timer(rvl_timer *timer) {
 
 /* ---- what is sent ------------------------------------------------------------------------------------ */
 
-static rvl_http2_header *put(rvl_http2_header *h, const char *name, const char *value, size_t length, bool varies) {
-  *h = (rvl_http2_header){name, value, strlen(name), length, varies};
-  return h + 1;
-}
-
-static rvl_http2_header *put_text(rvl_http2_header *h, const char *name, const char *value) {
-  return put(h, name, value, strlen(value), false);
-}
-
-static rvl_http2_header *put_metadata(rvl_http2_header *h, const rvl_grpc_metadata *metadata) {
-  rvl_grpc_header from;
-  size_t at = 0;
-  while (metadata != NULL && rvl_grpc_metadata_next(metadata, &at, &from))
-    *h++ = (rvl_http2_header){from.name, from.value, from.name_length, from.value_length, false};
-  return h;
-}
-
 static size_t write_headers(rvl_grpc_call *c, rvl_http2_header *headers) {
   const rvl_grpc_channel *channel = c->channel;
   rvl_http2_header *h = headers;
-  h = put_text(h, ":path", c->request.method);
-  h = put_text(h, ":authority", channel->options.authority);
-  h = put_text(h, ":method", "POST");
-  h = put_text(h, ":scheme", channel->tls ? "https" : "http");
-  h = put_text(h, "content-type", "application/grpc");
-  h = put_text(h, "te", "trailers");
+  h = rvl_grpc_write_text(h, ":path", c->request.method);
+  h = rvl_grpc_write_text(h, ":authority", channel->options.authority);
+  h = rvl_grpc_write_text(h, ":method", "POST");
+  h = rvl_grpc_write_text(h, ":scheme", channel->tls ? "https" : "http");
+  h = rvl_grpc_write_text(h, "content-type", "application/grpc");
+  h = rvl_grpc_write_text(h, "te", "trailers");
   if (c->due != 0) {
     uint64_t now = rvl_now();
     size_t n = rvl_grpc_write_timeout(c->timeout_text, c->due > now ? c->due - now : 1);
-    h = put(h, "grpc-timeout", c->timeout_text, n, true);
+    h = rvl_grpc_write_header(h, "grpc-timeout", c->timeout_text, n, true);
   }
   unsigned previous = c->request.previous + c->attempts - 1;
   if (previous > 0) {
     int n = snprintf(c->attempts_text, sizeof c->attempts_text, "%u", previous);
-    h = put(h, "grpc-previous-rpc-attempts", c->attempts_text, (size_t)n, false);
+    h = rvl_grpc_write_header(h, "grpc-previous-rpc-attempts", c->attempts_text, (size_t)n, false);
   }
-  h = put_text(h, "user-agent", channel->options.user_agent);
-  h = put_metadata(h, channel->options.metadata);
-  h = put_metadata(h, c->request.metadata);
+  h = rvl_grpc_write_text(h, "user-agent", channel->options.user_agent);
+  h = rvl_grpc_write_metadata(h, channel->options.metadata);
+  h = rvl_grpc_write_metadata(h, c->request.metadata);
   return (size_t)(h - headers);
 }
 
@@ -229,10 +214,10 @@ bool rvl_grpc_call_send(rvl_grpc_call *c, rvl_grpc_connection *connection) {
   size_t most = FIXED_HEADERS + count_of(c->channel->options.metadata) + count_of(c->request.metadata);
   if (most > FEW_HEADERS && (headers = malloc(most * sizeof *headers)) == NULL) return false;
   size_t count = write_headers(c, headers);
-  c->stream.head = (const char *)c->prefix;
-  c->stream.head_length = sizeof c->prefix;
-  c->stream.body = c->request.data;
-  c->stream.body_length = c->request.length;
+  c->stream.payload.head = (const char *)c->prefix;
+  c->stream.payload.head_length = sizeof c->prefix;
+  c->stream.payload.body = c->request.data;
+  c->stream.payload.body_length = c->request.length;
   bool opened = rvl_http2_open(connection->http2, &c->stream, headers, count);
   if (headers != few) free(headers);
   if (!opened) return false;

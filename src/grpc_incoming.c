@@ -1,5 +1,7 @@
 #include "grpc_incoming.h"
 
+#include "grpc_headers.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,24 +17,6 @@ static const char accepted_encodings[] = "identity,deflate,gzip";
 static rvl_grpc_incoming *call_of(rvl_http2_exchange *x) { return (rvl_grpc_incoming *)x; }
 
 /* ---- answers ------------------------------------------------------------------------------------------ */
-
-static rvl_http2_header *put(rvl_http2_header *h, const char *name, const char *value, size_t length,
-                             bool varies) {
-  *h = (rvl_http2_header){name, value, strlen(name), length, varies};
-  return h + 1;
-}
-
-static rvl_http2_header *put_text(rvl_http2_header *h, const char *name, const char *value) {
-  return put(h, name, value, strlen(value), false);
-}
-
-static rvl_http2_header *put_metadata(rvl_http2_header *h, const rvl_grpc_metadata *metadata) {
-  rvl_grpc_header from;
-  size_t at = 0;
-  while (rvl_grpc_metadata_next(metadata, &at, &from))
-    *h++ = (rvl_http2_header){from.name, from.value, from.name_length, from.value_length, false};
-  return h;
-}
 
 /* What was kept of the request is not wanted any more. */
 static void drop_request(rvl_grpc_incoming *c) {
@@ -65,16 +49,17 @@ static void end_now(rvl_grpc_incoming *c) {
   rvl_http2_header *h = headers;
   bool alone = !c->exchange.answering;
   if (alone) {
-    h = put_text(h, ":status", "200");
-    h = put_text(h, "content-type", "application/grpc");
-    h = put_metadata(h, &c->headers);
+    h = rvl_grpc_write_text(h, ":status", "200");
+    h = rvl_grpc_write_text(h, "content-type", "application/grpc");
+    h = rvl_grpc_write_metadata(h, &c->headers);
   }
   int n = snprintf(status, sizeof status, "%d", c->status);
-  h = put(h, "grpc-status", status, (size_t)n, false);
-  if (c->details.length > 0) h = put(h, "grpc-message", c->details.data, c->details.length, true);
+  h = rvl_grpc_write_header(h, "grpc-status", status, (size_t)n, false);
+  if (c->details.length > 0)
+    h = rvl_grpc_write_header(h, "grpc-message", c->details.data, c->details.length, true);
   if (c->status == RVL_GRPC_UNIMPLEMENTED && c->encoding == RVL_GRPC_UNKNOWN_ENCODING)
-    h = put_text(h, "grpc-accept-encoding", accepted_encodings);
-  h = put_metadata(h, &c->trailers);
+    h = rvl_grpc_write_text(h, "grpc-accept-encoding", accepted_encodings);
+  h = rvl_grpc_write_metadata(h, &c->trailers);
   size_t count = (size_t)(h - headers);
   bool said = alone ? rvl_http2_server_answer(c->http2, &c->exchange, headers, count, true)
                     : rvl_http2_server_end(c->http2, &c->exchange, headers, count);
@@ -91,7 +76,7 @@ static void decide(rvl_grpc_incoming *c, rvl_grpc_code status, const char *text,
 void rvl_grpc_incoming_finish(rvl_grpc_incoming *c, rvl_grpc_code status, const char *text, size_t length) {
   if (c->over) return;
   decide(c, status, text, length);
-  if (c->exchange.head != NULL) c->ending = true;
+  if (c->exchange.payload.head != NULL) c->ending = true;
   else end_now(c);
 }
 
@@ -99,7 +84,7 @@ void rvl_grpc_incoming_finish(rvl_grpc_incoming *c, rvl_grpc_code status, const 
 void rvl_grpc_incoming_break(rvl_grpc_incoming *c, rvl_grpc_code status, const char *text) {
   if (c->over && !c->ending) return;
   if (!c->over) decide(c, status, text, strlen(text));
-  if (c->exchange.head != NULL) {
+  if (c->exchange.payload.head != NULL) {
     cut_off(c, RVL_HTTP2_CANCEL);
     return;
   }
@@ -120,9 +105,9 @@ void rvl_grpc_incoming_answer(rvl_grpc_incoming *c) {
     give_up(c);
     return;
   }
-  rvl_http2_header *h = put_text(headers, ":status", "200");
-  h = put_text(h, "content-type", "application/grpc");
-  h = put_metadata(h, &c->headers);
+  rvl_http2_header *h = rvl_grpc_write_text(headers, ":status", "200");
+  h = rvl_grpc_write_text(h, "content-type", "application/grpc");
+  h = rvl_grpc_write_metadata(h, &c->headers);
   bool said = rvl_http2_server_answer(c->http2, &c->exchange, headers, (size_t)(h - headers), false);
   if (headers != few) free(headers);
   if (!said) give_up(c);
@@ -131,7 +116,7 @@ void rvl_grpc_incoming_answer(rvl_grpc_incoming *c) {
 bool rvl_grpc_incoming_is_short(size_t length) { return length <= SHORT_MESSAGE; }
 
 bool rvl_grpc_incoming_is_sent(const rvl_grpc_incoming *c) {
-  return c->exchange.head == NULL;
+  return c->exchange.payload.head == NULL;
 }
 
 void rvl_grpc_incoming_send(rvl_grpc_incoming *c, const char *data, size_t length) {
@@ -153,9 +138,9 @@ void rvl_grpc_incoming_send(rvl_grpc_incoming *c, const char *data, size_t lengt
 
 void rvl_grpc_incoming_keep(rvl_grpc_incoming *c) {
   rvl_http2_exchange *x = &c->exchange;
-  if (x->head == NULL || x->body == c->copy.data) return;
+  if (x->payload.head == NULL || x->payload.body == c->copy.data) return;
   c->copy.length = 0;
-  if (rvl_bytes_append(&c->copy, x->body, x->body_length)) x->body = c->copy.data;
+  if (rvl_bytes_append(&c->copy, x->payload.body, x->payload.body_length)) x->payload.body = c->copy.data;
   else give_up(c);
 }
 
@@ -208,8 +193,8 @@ static void on_header(rvl_http2_exchange *x, const char *name, size_t name_lengt
 
 /* What is not gRPC at all gets an answer of HTTP's. */
 static void refuse_http(rvl_grpc_incoming *c, const char *status, const char *name, const char *value) {
-  rvl_http2_header headers[2], *h = put_text(headers, ":status", status);
-  h = put_text(h, name, value);
+  rvl_http2_header headers[2], *h = rvl_grpc_write_text(headers, ":status", status);
+  h = rvl_grpc_write_text(h, name, value);
   c->over = true;
   if (!rvl_http2_server_answer(c->http2, &c->exchange, headers, (size_t)(h - headers), true)) give_up(c);
 }

@@ -153,7 +153,7 @@ void rvl_grpc_served_finish(rvl_grpc_served *c, rvl_grpc_code status, const char
   c->finished = true;
   if (c->call.over) return;
   rvl_grpc_incoming_finish(&c->call, status, text, length);
-  c->sent = c->call.exchange.sent;
+  c->sent = c->call.exchange.payload.sent;
   watch_answer(c);
   if (c->peer != NULL) touch(c->peer);
 }
@@ -165,10 +165,10 @@ static void on_alarm(rvl_timer *timer) {
     if (c->why == NULL) c->why = "the deadline of the call has passed";
     rvl_grpc_incoming_break(&c->call, RVL_GRPC_DEADLINE_EXCEEDED, "the deadline of the call has passed");
   } else if (c->finished) {
-    if (c->call.exchange.sent == c->sent) {
+    if (c->call.exchange.payload.sent == c->sent) {
       rvl_grpc_incoming_break(&c->call, RVL_GRPC_CANCELLED, "");
     } else {
-      c->sent = c->call.exchange.sent;
+      c->sent = c->call.exchange.payload.sent;
       watch_answer(c);
     }
   } else if (now >= next_due(c) && !c->call.whole) {

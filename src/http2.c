@@ -1,6 +1,5 @@
-#include "http2.h"
+#include "http2_payload.h"
 
-#include <nghttp2/nghttp2.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +11,6 @@
 #define HEADER_COST 32u
 #define MAX_WAITING 4096u                 /* frames that we owe to a server that does not read them */
 #define MAX_SENT_HEADERS (2u * 1024u * 1024u)
-#define MAX_SENT_FRAME (128u * 1024u)
 #define STREAMS_AT_FIRST 1                /* until the server says how many it takes: some are angry about more */
 #define MAX_COUNT 96                      /* headers of a request that need no memory of their own */
 
@@ -153,32 +151,7 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
   (void)buffer, (void)source, (void)user;
   const rvl_http2_stream *s = stream_of(session, id);
   if (s == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-  size_t left = s->head_length + s->body_length - s->sent;
-  *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-  if (left <= length) *flags |= NGHTTP2_DATA_FLAG_EOF;
-  return (ssize_t)(left < length ? left : length);
-}
-
-static ssize_t on_read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection_window,
-                              int32_t stream_window, uint32_t max_frame, void *user) {
-  (void)session, (void)type, (void)id, (void)user;
-  uint32_t n = max_frame < MAX_SENT_FRAME ? max_frame : MAX_SENT_FRAME;
-  if (connection_window < (int32_t)n) n = (uint32_t)connection_window;
-  if (stream_window < (int32_t)n) n = (uint32_t)stream_window;
-  return (ssize_t)n;
-}
-
-static bool append_body(rvl_http2 *h, rvl_http2_stream *s, size_t length) {
-  if (s->sent < s->head_length) {
-    size_t left = s->head_length - s->sent, n = left < length ? left : length;
-    if (!rvl_bytes_append(&h->out, s->head + s->sent, n)) return false;
-    s->sent += n;
-    length -= n;
-  }
-  if (length == 0) return true;
-  if (!rvl_bytes_append(&h->out, s->body + (s->sent - s->head_length), length)) return false;
-  s->sent += length;
-  return true;
+  return rvl_http2_payload_next(&s->payload, length, flags);
 }
 
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
@@ -187,9 +160,10 @@ static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
   rvl_http2 *h = user;
   rvl_http2_stream *s = stream_of(session, frame->hd.stream_id);
   if (s == NULL) return NGHTTP2_ERR_CALLBACK_FAILURE;
-  if (!rvl_bytes_append(&h->out, (const char *)header, 9) || !append_body(h, s, length))
+  if (!rvl_bytes_append(&h->out, (const char *)header, 9) ||
+      !rvl_http2_payload_append(&s->payload, length, &h->out))
     return NGHTTP2_ERR_CALLBACK_FAILURE;
-  s->body_sent = s->sent == s->head_length + s->body_length;
+  s->body_sent = rvl_http2_payload_is_sent(&s->payload);
   return h->out.length >= h->room ? NGHTTP2_ERR_PAUSE : 0;
 }
 
@@ -246,22 +220,14 @@ static void use_up(rvl_http2 *h) {
   h->last_seen = INT32_MAX;
 }
 
-static bool submit(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *headers, size_t count,
-                   nghttp2_nv *values) {
-  for (size_t i = 0; i < count; i++) {
-    const rvl_http2_header *from = &headers[i];
-    uint8_t flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
-    if (from->varies) flags |= NGHTTP2_NV_FLAG_NO_INDEX;
-    values[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)from->name, (uint8_t *)(uintptr_t)from->value, from->name_length,
-                             from->value_length, flags};
-  }
+static bool submit(rvl_http2 *h, rvl_http2_stream *s, const nghttp2_nv *values, size_t count) {
   nghttp2_data_provider body = {.read_callback = on_read};
   int32_t id = nghttp2_submit_request(h->session, NULL, values, count, &body, s);
   if (id == NGHTTP2_ERR_STREAM_ID_NOT_AVAILABLE) use_up(h);
   return id > 0;
 }
 
-/* The headers are put out at once: until then nghttp2 only points to them. They go before all data. */
+/* The headers are put out at once, before all data. */
 static bool put_headers(rvl_http2 *h, rvl_http2_stream *s) {
   h->opening = s;
   h->unsent = false;
@@ -274,13 +240,15 @@ static bool put_headers(rvl_http2 *h, rvl_http2_stream *s) {
 }
 
 bool rvl_http2_open(rvl_http2 *h, rvl_http2_stream *s, const rvl_http2_header *headers, size_t count) {
-  nghttp2_nv few[MAX_COUNT], *values = few;
   if (h->state.failed) return false;
-  if (count > MAX_COUNT && (values = malloc(count * sizeof *values)) == NULL) return false;
+  /* until they are put out nghttp2 points to names and values, which last longer */
+  uint8_t flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
+  nghttp2_nv few[MAX_COUNT], *values = rvl_http2_values(headers, count, few, MAX_COUNT, flags);
+  if (values == NULL) return false;
   s->id = 0;
-  s->sent = 0;
+  s->payload.sent = 0;
   s->body_sent = s->answered = false;
-  bool opened = submit(h, s, headers, count, values) && put_headers(h, s);
+  bool opened = submit(h, s, values, count) && put_headers(h, s);
   if (values != few) free(values);
   return opened;
 }
@@ -314,7 +282,7 @@ static bool set_up_callbacks(nghttp2_session_callbacks **callbacks) {
   nghttp2_session_callbacks_set_on_frame_send_callback(*callbacks, on_frame_sent);
   nghttp2_session_callbacks_set_on_frame_not_send_callback(*callbacks, on_frame_not_sent);
   nghttp2_session_callbacks_set_send_data_callback(*callbacks, on_send_data);
-  nghttp2_session_callbacks_set_data_source_read_length_callback(*callbacks, on_read_length);
+  nghttp2_session_callbacks_set_data_source_read_length_callback(*callbacks, rvl_http2_read_length);
   return true;
 }
 

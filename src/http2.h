@@ -16,13 +16,18 @@
 
 typedef struct rvl_http2 rvl_http2;
 
+/* A body to be sent, in two pieces of its owner's. */
+typedef struct rvl_http2_payload {
+  const char *head, *body;
+  size_t head_length, body_length, sent;
+} rvl_http2_payload;
+
 /* A request and its answer; lives in its owner's memory. */
 typedef struct rvl_http2_stream {
   int32_t id;               /* 0: not open */
   bool body_sent;           /* all of it */
   bool answered;            /* the server has said all */
-  const char *head, *body;  /* the body to be sent, in two pieces */
-  size_t head_length, body_length, sent;
+  rvl_http2_payload payload;
 } rvl_http2_stream;
 
 typedef enum rvl_http2_end {

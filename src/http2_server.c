@@ -1,6 +1,7 @@
 #include "http2_server.h"
 
-#include <nghttp2/nghttp2.h>
+#include "http2_payload.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,6 @@
 #define HOSTILE_TIMES 4                    /* headers so much larger than allowed end the connection */
 #define MAX_WAITING 4096u                  /* frames that we owe to a client that does not read them */
 #define MAX_SENT_HEADERS (2u * 1024u * 1024u)
-#define MAX_SENT_FRAME (128u * 1024u)
 #define SETTINGS_AT_A_TIME 32
 #define FEW_HEADERS 32
 #define FRAME_HEAD 9
@@ -196,7 +196,7 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error,
   nghttp2_session_set_stream_user_data(session, id, NULL);
   h->state.streams--;
   x->id = 0;
-  x->head = x->body = NULL;
+  x->payload.head = x->payload.body = NULL;
   h->events->closed(x);
   return 0;
 }
@@ -231,33 +231,8 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
                        nghttp2_data_source *source, void *user) {
   (void)buffer, (void)source, (void)user;
   const rvl_http2_exchange *x = exchange_of(session, id);
-  if (x == NULL || x->head == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-  size_t left = x->head_length + x->body_length - x->sent;
-  *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-  if (left <= length) *flags |= NGHTTP2_DATA_FLAG_EOF;
-  return (ssize_t)(left < length ? left : length);
-}
-
-static ssize_t on_read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection_window,
-                              int32_t stream_window, uint32_t max_frame, void *user) {
-  (void)session, (void)type, (void)id, (void)user;
-  uint32_t n = max_frame < MAX_SENT_FRAME ? max_frame : MAX_SENT_FRAME;
-  if (connection_window < (int32_t)n) n = (uint32_t)connection_window;
-  if (stream_window < (int32_t)n) n = (uint32_t)stream_window;
-  return (ssize_t)n;
-}
-
-static bool append_pieces(rvl_http2_server *h, rvl_http2_exchange *x, size_t length) {
-  if (x->sent < x->head_length) {
-    size_t left = x->head_length - x->sent, n = left < length ? left : length;
-    if (!rvl_bytes_append(&h->out, x->head + x->sent, n)) return false;
-    x->sent += n;
-    length -= n;
-  }
-  if (length == 0) return true;
-  if (!rvl_bytes_append(&h->out, x->body + (x->sent - x->head_length), length)) return false;
-  x->sent += length;
-  return true;
+  if (x == NULL || x->payload.head == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  return rvl_http2_payload_next(&x->payload, length, flags);
 }
 
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
@@ -265,8 +240,9 @@ static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
   (void)source;
   rvl_http2_server *h = user;
   rvl_http2_exchange *x = exchange_of(session, frame->hd.stream_id);
-  if (x == NULL || x->head == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-  if (!rvl_bytes_append(&h->out, (const char *)header, FRAME_HEAD) || !append_pieces(h, x, length))
+  if (x == NULL || x->payload.head == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+  if (!rvl_bytes_append(&h->out, (const char *)header, FRAME_HEAD) ||
+      !rvl_http2_payload_append(&x->payload, length, &h->out))
     return NGHTTP2_ERR_CALLBACK_FAILURE;
   h->credit++;
   return h->out.length >= h->room ? NGHTTP2_ERR_PAUSE : 0;
@@ -277,8 +253,8 @@ static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, v
   int32_t id = frame->hd.stream_id;
   if (frame->hd.type == NGHTTP2_DATA) {
     rvl_http2_exchange *x = exchange_of(session, id);
-    if (x == NULL || x->head == NULL || x->sent < x->head_length + x->body_length) return 0;
-    x->head = x->body = NULL;
+    if (x == NULL || x->payload.head == NULL || !rvl_http2_payload_is_sent(&x->payload)) return 0;
+    x->payload.head = x->payload.body = NULL;
     h->events->sent(x);
   } else if (frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
     /* all is said: the client need not go on */
@@ -320,14 +296,8 @@ bool rvl_http2_server_wants(const rvl_http2_server *h) {
 
 static bool submit_headers(rvl_http2_server *h, const rvl_http2_exchange *x, const rvl_http2_header *headers,
                            size_t count, bool end) {
-  nghttp2_nv few[FEW_HEADERS] = {{0}}, *values = few;
-  if (count > FEW_HEADERS && (values = malloc(count * sizeof *values)) == NULL) return false;
-  for (size_t i = 0; i < count; i++) {
-    const rvl_http2_header *from = &headers[i];
-    uint8_t flag = from->varies ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
-    values[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)from->name, (uint8_t *)(uintptr_t)from->value,
-                             from->name_length, from->value_length, flag};
-  }
+  nghttp2_nv few[FEW_HEADERS], *values = rvl_http2_values(headers, count, few, FEW_HEADERS, NGHTTP2_NV_FLAG_NONE);
+  if (values == NULL) return false;
   uint8_t flags = end ? NGHTTP2_FLAG_END_STREAM : NGHTTP2_FLAG_NONE;
   int error = nghttp2_submit_headers(h->session, flags, x->id, NULL, values, count, NULL);
   if (values != few) free(values);
@@ -345,11 +315,7 @@ bool rvl_http2_server_answer(rvl_http2_server *h, rvl_http2_exchange *x, const r
 bool rvl_http2_server_send(rvl_http2_server *h, rvl_http2_exchange *x, const char *head, size_t head_length,
                            const char *body, size_t body_length) {
   if (x->id == 0 || x->ended) return true;
-  x->head = head;
-  x->body = body;
-  x->head_length = head_length;
-  x->body_length = body_length;
-  x->sent = 0;
+  x->payload = (rvl_http2_payload){head, body, head_length, body_length, 0};
   nghttp2_data_provider pieces = {.read_callback = on_read};
   return nghttp2_submit_data(h->session, NGHTTP2_FLAG_NONE, x->id, &pieces) == 0;
 }
@@ -366,7 +332,7 @@ void rvl_http2_server_forget(rvl_http2_server *h, rvl_http2_exchange *x) {
   nghttp2_session_set_stream_user_data(h->session, x->id, NULL);
   h->state.streams--;
   x->id = 0;
-  x->head = x->body = NULL;
+  x->payload.head = x->payload.body = NULL;
 }
 
 void rvl_http2_server_reset(rvl_http2_server *h, rvl_http2_exchange *x, uint32_t error) {
@@ -423,7 +389,7 @@ static bool set_up_callbacks(nghttp2_session_callbacks **callbacks) {
   nghttp2_session_callbacks_set_on_frame_send_callback(*callbacks, on_frame_sent);
   nghttp2_session_callbacks_set_on_frame_not_send_callback(*callbacks, on_frame_not_sent);
   nghttp2_session_callbacks_set_send_data_callback(*callbacks, on_send_data);
-  nghttp2_session_callbacks_set_data_source_read_length_callback(*callbacks, on_read_length);
+  nghttp2_session_callbacks_set_data_source_read_length_callback(*callbacks, rvl_http2_read_length);
   return true;
 }
 

@@ -15,8 +15,7 @@ typedef struct rvl_http2_exchange {
   bool heard;               /* the client has said all */
   bool answering;           /* the headers of the answer are on their way */
   bool ended;               /* and its end is, too */
-  const char *head, *body;  /* what is being sent, in two pieces; NULL: nothing is */
-  size_t head_length, body_length, sent;
+  rvl_http2_payload payload;   /* what is being sent; head NULL: nothing is */
 } rvl_http2_exchange;
 
 /* A request begins; its exchange, or NULL: it is refused, and the client may try it elsewhere. */

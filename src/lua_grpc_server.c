@@ -1,5 +1,6 @@
 /* riverlua.core.grpc_server: listening gRPC servers and their calls for lua/riverlua/grpc_server.lua. */
 #include "grpc_server.h"
+#include "lua_listen.h"
 #include "lua_metadata.h"
 #include "runtime.h"
 
@@ -34,28 +35,13 @@ static call_box *check_call(lua_State *L) { return luaL_checkudata(L, 1, CALL); 
 static void on_server(rvl_grpc_server *s) { rvl_signal_fire(&((server_box *)s)->changed); }
 
 static uint64_t ns_field(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
-  lua_Number seconds = luaL_optnumber(L, -1, 0);
-  lua_pop(L, 1);
+  lua_Number seconds = rvl_listen_seconds(L, name);
   return seconds > 0 && seconds < 9e9 ? (uint64_t)(seconds * 1e9) : 0;
 }
 
-static size_t size_field(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
-  lua_Integer size = luaL_checkinteger(L, -1);
-  lua_pop(L, 1);
-  return size > 0 ? (size_t)size : 0;
-}
-
 static uint32_t count_field(lua_State *L, const char *name) {
-  size_t n = size_field(L, name);
+  size_t n = rvl_listen_size(L, name);
   return n < INT32_MAX ? (uint32_t)n : INT32_MAX;
-}
-
-static int raise_unlistenable(lua_State *L, const char *host, unsigned port, int err) {
-  if (err == UV_ENOMEM) return luaL_error(L, "not enough memory");
-  const char *hint = err == UV_EADDRINUSE ? "another program has this port; port 0 picks a free one" : NULL;
-  return rvl_raise(L, "connect", hint, "cannot listen on %s port %d: %s", host, (int)port, uv_strerror(err));
 }
 
 /*
@@ -70,11 +56,11 @@ static int listen_new(lua_State *L) {
   lua_settop(L, 1);
   lua_getfield(L, 1, "host");
   const char *host = luaL_checkstring(L, 2);
-  size_t port = size_field(L, "port"), backlog = size_field(L, "backlog");
+  size_t port = rvl_listen_size(L, "port"), backlog = rvl_listen_size(L, "backlog");
   luaL_argcheck(L, port <= 65535, 1, "a port is at most 65535");
   const rvl_grpc_server_options options = {
-      .max_message = size_field(L, "max_message"),
-      .max_requests = size_field(L, "max_requests"),
+      .max_message = rvl_listen_size(L, "max_message"),
+      .max_requests = rvl_listen_size(L, "max_requests"),
       .max_streams = count_field(L, "max_streams"),
       .max_headers = count_field(L, "max_headers"),
       .max_calls = count_field(L, "max_calls"),
@@ -93,7 +79,7 @@ static int listen_new(lua_State *L) {
   luaL_setmetatable(L, SERVER);
   int err = rvl_grpc_server_open(&box->server, loop, &options, host, (unsigned)port,
                                  backlog < 4096 ? (int)backlog : 4096);
-  return err == 0 ? 1 : raise_unlistenable(L, host, (unsigned)port, err);
+  return err == 0 ? 1 : rvl_listen_raise(L, host, (unsigned)port, err);
 }
 
 static int server_port(lua_State *L) {

@@ -4,6 +4,7 @@
 */
 #include "http1_request.h"
 #include "listener.h"
+#include "lua_listen.h"
 #include "runtime.h"
 
 #include <netinet/in.h>
@@ -60,26 +61,6 @@ static uint64_t due_in(lua_Number seconds) {
 
 static void on_listener(rvl_listener *l) { rvl_signal_fire(&((listener_box *)l)->changed); }
 
-static lua_Number seconds_field(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
-  lua_Number seconds = luaL_optnumber(L, -1, 0);
-  lua_pop(L, 1);
-  return seconds;
-}
-
-static size_t size_field(lua_State *L, const char *name) {
-  lua_getfield(L, 1, name);
-  lua_Integer size = luaL_checkinteger(L, -1);
-  lua_pop(L, 1);
-  return size > 0 ? (size_t)size : 0;
-}
-
-static int raise_unlistenable(lua_State *L, const char *host, unsigned port, int err) {
-  if (err == UV_ENOMEM) return luaL_error(L, "not enough memory");
-  const char *hint = err == UV_EADDRINUSE ? "another program has this port; port 0 picks a free one" : NULL;
-  return rvl_raise(L, "connect", hint, "cannot listen on %s port %d: %s", host, (int)port, uv_strerror(err));
-}
-
 /*
 ** listen{host=, port=, backlog=, max_connections=, idle_timeout=, head_timeout=, body_timeout=, write_timeout=,
 ** max_target=, max_head=, max_headers=, max_body=, max_bodies=, announces=}; all sizes are wanted, seconds may be left
@@ -92,7 +73,7 @@ static int listen_new(lua_State *L) {
   lua_settop(L, 1);
   lua_getfield(L, 1, "host");
   const char *host = luaL_checkstring(L, 2);
-  size_t port = size_field(L, "port"), backlog = size_field(L, "backlog");
+  size_t port = rvl_listen_size(L, "port"), backlog = rvl_listen_size(L, "backlog");
   luaL_argcheck(L, port <= 65535, 1, "a port is at most 65535");
   rvl_loop *loop = rvl_runtime_loop(L, rt);
   listener_box *box = lua_newuserdatauv(L, sizeof *box, 0);
@@ -100,22 +81,22 @@ static int listen_new(lua_State *L) {
   box->waiting.rt = rt;
   box->listener.socket.fd = -1;
   box->listener.notify = on_listener;
-  box->listener.max_open = (unsigned)size_field(L, "max_connections");
+  box->listener.max_open = (unsigned)rvl_listen_size(L, "max_connections");
   box->limits = (limits){
-      .idle = seconds_field(L, "idle_timeout"),
-      .head = seconds_field(L, "head_timeout"),
-      .body = seconds_field(L, "body_timeout"),
-      .write = seconds_field(L, "write_timeout"),
-      .sizes = {.target = size_field(L, "max_target"), .head = size_field(L, "max_head"),
-                .headers = size_field(L, "max_headers"), .body = size_field(L, "max_body")},
+      .idle = rvl_listen_seconds(L, "idle_timeout"),
+      .head = rvl_listen_seconds(L, "head_timeout"),
+      .body = rvl_listen_seconds(L, "body_timeout"),
+      .write = rvl_listen_seconds(L, "write_timeout"),
+      .sizes = {.target = rvl_listen_size(L, "max_target"), .head = rvl_listen_size(L, "max_head"),
+                .headers = rvl_listen_size(L, "max_headers"), .body = rvl_listen_size(L, "max_body")},
   };
-  box->max_bodies = size_field(L, "max_bodies");
+  box->max_bodies = rvl_listen_size(L, "max_bodies");
   lua_getfield(L, 1, "announces");
   box->announces = lua_toboolean(L, -1);
   lua_pop(L, 1);
   luaL_setmetatable(L, LISTENER);
   int err = rvl_listener_open(&box->listener, loop, host, (unsigned)port, backlog < 4096 ? (int)backlog : 4096);
-  return err == 0 ? 1 : raise_unlistenable(L, host, (unsigned)port, err);
+  return err == 0 ? 1 : rvl_listen_raise(L, host, (unsigned)port, err);
 }
 
 static int listener_port(lua_State *L) {

@@ -15,9 +15,9 @@
 -- the handler's task is cancelled: what it waits for raises kind "cancelled".
 
 local core = require "riverlua.core.grpc_server"
-local core_listener = require "riverlua.core.listener"
 local errors = require "riverlua.errors"
 local grpc_status = require("riverlua.grpc").status
+local server_run = require "riverlua.server_run"
 local task = require "riverlua.task"
 local tasks = require "riverlua.core.task"
 
@@ -459,42 +459,17 @@ local function join_all(self)
   end
 end
 
-local function serve(self, ready)
-  if ready then ready() end
+local function serve(self)
   take_calls(self)
   join_all(self)
 end
 
--- Until SIGINT or SIGTERM comes; returns its name then.
-local function serve_until_signal(self, ready)
-  local came
-  local signals <close> = core_listener.signals()
-  local waiter <close> = task.spawn(function()   -- luacheck: ignore 211
-    came = signals:wait()
-    self:stop()
-  end)
-  serve(self, ready)
-  return came
-end
-
 --- Serves until `stop` is called or, with `signals = true`, Ctrl-C or SIGTERM arrives; calls under way end first.
---- With
---- `signals`, these two do nothing else meanwhile, and a second one ends the process as usual. `ready` is called
---- when all that is set up.
+--- With `signals`, these two do nothing else meanwhile, and a second one ends the process as usual. `ready` is
+--- called when all that is set up.
 ---@param options {signals: boolean|nil, ready: fun()|nil}|nil
 ---@return string|nil signal "SIGINT" or "SIGTERM" when one of them was the reason
-function Server:run(options)
-  options = options or {}
-  errors.expect("server:run", "options", options, "table")
-  errors.check_options("server:run", options, {signals = true, ready = true})
-  if self.started or self.stopping then
-    errors.raise{kind = "closed", message = "server:run: this server runs already, or has been stopped"}
-  end
-  self.started = true
-  local _ <close> = setmetatable({}, {__close = function() self:close() end})
-  if options.signals then return serve_until_signal(self, options.ready) end
-  serve(self, options.ready)
-end
+function Server:run(options) return server_run.run(self, serve, options) end
 
 --- Counts: `connections` and `calls` ever, `open` connections, calls `in_flight`, `bytes` of their requests.
 ---@return {connections: integer, calls: integer, open: integer, in_flight: integer, bytes: integer}

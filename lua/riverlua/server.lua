@@ -25,6 +25,7 @@
 
 local core = require "riverlua.core.listener"
 local errors = require "riverlua.errors"
+local server_run = require "riverlua.server_run"
 local task = require "riverlua.task"
 
 local tasks = require "riverlua.core.task"
@@ -551,21 +552,9 @@ local function finish(self)
   for state in pairs(self.connections) do end_connection(self, state) end
 end
 
-local function serve(self, ready)
-  if ready then ready() end
+local function serve(self)
   accept_all(self)
   finish(self)
-end
-
-local function serve_until_signal(self, ready)
-  local came
-  local signals <close> = core.signals()
-  local waiter <close> = task.spawn(function()   -- luacheck: ignore 211
-    came = signals:wait()
-    self:stop()
-  end)
-  serve(self, ready)
-  return came
 end
 
 --- Serves until `stop` is called or, with `signals = true`, Ctrl-C or SIGTERM arrives; requests under way are answered
@@ -573,18 +562,7 @@ end
 --- called when all that is set up: the moment to say where the server listens.
 ---@param options {signals: boolean|nil, ready: fun()|nil}|nil
 ---@return string|nil signal "SIGINT" or "SIGTERM" when one of them was the reason
-function Server:run(options)
-  options = options or {}
-  errors.expect("server:run", "options", options, "table")
-  errors.check_options("server:run", options, {signals = true, ready = true})
-  if self.running or self.stopping then
-    errors.raise{kind = "closed", message = "server:run: this server runs already, or has been stopped"}
-  end
-  self.running = true
-  local _ <close> = setmetatable({}, {__close = function() self:close() end})
-  if options.signals then return serve_until_signal(self, options.ready) end
-  serve(self, options.ready)
-end
+function Server:run(options) return server_run.run(self, serve, options) end
 
 --- Stops at once: connections are closed whatever they are doing.
 function Server:close()

@@ -156,3 +156,38 @@ void rvl_transformer_outer(const rvl_transformer *t, size_t rows, size_t columns
   if (t->kernels->fast_products) t->kernels->outer(rows, columns, depth, a, b, add, c, t->scratch.floats);
   else rvl_blas_outer(t->blas, (int)rows, (int)columns, (int)depth, a, b, add ? 1 : 0, c);
 }
+
+/* Queries and keys lie side by side: together they are twice as many heads. */
+void rvl_transformer_turn(const rvl_transformer *t, const rvl_batch *batch, bool back, float *qkv) {
+  for (size_t i = 0; i < batch->sequences; i++) {
+    for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
+      const float *by = t->turns.floats + (token - batch->starts[i]) * t->head_width;
+      t->kernels->rotary(2 * t->layout->config.heads, t->head_width, by, back, qkv + token * 3 * t->width);
+    }
+  }
+}
+
+bool rvl_heads_next(rvl_heads *h) {
+  const rvl_transformer *t = h->t;
+  const rvl_layer *l = h->l;
+  if (h->next == t->layout->config.heads) {
+    h->next = 0;
+    h->sequence++;
+  }
+  if (h->sequence >= h->batch->sequences) return false;
+  const uint32_t *starts = h->batch->starts + h->sequence;
+  size_t length = starts[1] - starts[0];
+  h->begin = starts[0];
+  h->column = h->next++ * t->head_width;
+  const float *query = l->qkv + h->begin * 3 * t->width + h->column;
+  h->head = (rvl_head){.length = length, .width = t->head_width, .stride = 3 * t->width, .query = query,
+                       .key = query + t->width, .value = query + 2 * t->width, .logsum = l->logsum + h->logsums,
+                       .scratch = t->scratch.floats};
+  if (h->batch->mask != NULL) h->head.mask = h->batch->mask + h->begin;
+  h->logsums += length;
+  if (l->kept != NULL && length <= RVL_TRANSFORMER_KEPT) {
+    h->head.kept = l->kept + h->kept;
+    h->kept += length * rvl_padded(length);
+  }
+  return true;
+}

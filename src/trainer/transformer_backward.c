@@ -38,40 +38,16 @@ static void norm_backward(const rvl_transformer *t, size_t rows, const wants *wa
                             any ? dbias : NULL);
 }
 
-static void turn_back(const rvl_transformer *t, const rvl_batch *batch) {
-  for (size_t i = 0; i < batch->sequences; i++) {
-    for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
-      const float *by = t->turns.floats + (token - batch->starts[i]) * t->head_width;
-      t->kernels->rotary(2 * t->layout->config.heads, t->head_width, by, true, t->dqkv + token * 3 * t->width);
-    }
-  }
-}
-
 /* From dy, the gradient of all heads' results, to dqkv. */
 static void attend_backward(const rvl_transformer *t, const rvl_batch *batch, const rvl_layer *l) {
-  size_t d = t->width, heads = t->layout->config.heads;
-  float *logsum = l->logsum, *kept = l->kept;
-  for (size_t i = 0; i < batch->sequences; i++) {
-    size_t begin = batch->starts[i], length = batch->starts[i + 1] - begin;
-    rvl_head head = {.length = length, .width = t->head_width, .stride = 3 * d, .scratch = t->scratch.floats};
-    if (batch->mask != NULL) head.mask = batch->mask + begin;
-    for (size_t h = 0; h < heads; h++) {
-      size_t at = begin * 3 * d + h * t->head_width;
-      head.query = l->qkv + at;
-      head.key = head.query + d;
-      head.value = head.key + d;
-      head.logsum = logsum;
-      logsum += length;
-      if (kept != NULL && length <= RVL_TRANSFORMER_KEPT) {
-        head.kept = kept;
-        kept += length * rvl_padded(length);
-      }
-      float *dquery = t->dqkv + at;
-      t->kernels->attention_backward(&head, t->dy + begin * d + h * t->head_width, d, dquery, dquery + d,
-                                     dquery + 2 * d);
-    }
+  size_t d = t->width;
+  rvl_heads heads = {.t = t, .batch = batch, .l = l};
+  while (rvl_heads_next(&heads)) {
+    float *dquery = t->dqkv + heads.begin * 3 * d + heads.column;
+    t->kernels->attention_backward(&heads.head, t->dy + heads.begin * d + heads.column, d, dquery, dquery + d,
+                                   dquery + 2 * d);
   }
-  if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn_back(t, batch);
+  if (t->layout->config.positions == RVL_POSITIONS_ROTARY) rvl_transformer_turn(t, batch, true, t->dqkv);
 }
 
 /* dx: of the layer's output, becomes that of its input, unless nobody before needs it. */

@@ -15,36 +15,10 @@ static void embed(const rvl_transformer *t, const float *weights, const rvl_batc
   }
 }
 
-/* Queries and keys lie side by side: together they are twice as many heads. */
-static void turn(const rvl_transformer *t, const rvl_batch *batch, float *qkv) {
-  for (size_t i = 0; i < batch->sequences; i++) {
-    for (size_t token = batch->starts[i]; token < batch->starts[i + 1]; token++) {
-      const float *by = t->turns.floats + (token - batch->starts[i]) * t->head_width;
-      t->kernels->rotary(2 * t->layout->config.heads, t->head_width, by, false, qkv + token * 3 * t->width);
-    }
-  }
-}
-
 static void attend(const rvl_transformer *t, const rvl_batch *batch, const rvl_layer *l) {
-  size_t d = t->width, heads = t->layout->config.heads;
-  float *logsum = l->logsum, *kept = l->kept;
-  for (size_t i = 0; i < batch->sequences; i++) {
-    size_t begin = batch->starts[i], length = batch->starts[i + 1] - begin;
-    rvl_head head = {.length = length, .width = t->head_width, .stride = 3 * d, .scratch = t->scratch.floats};
-    if (batch->mask != NULL) head.mask = batch->mask + begin;
-    for (size_t h = 0; h < heads; h++) {
-      head.query = l->qkv + begin * 3 * d + h * t->head_width;
-      head.key = head.query + d;
-      head.value = head.key + d;
-      head.logsum = logsum;
-      logsum += length;
-      if (kept != NULL && length <= RVL_TRANSFORMER_KEPT) {
-        head.kept = kept;
-        kept += length * rvl_padded(length);
-      }
-      t->kernels->attention(&head, l->attention + begin * d + h * t->head_width, d);
-    }
-  }
+  rvl_heads heads = {.t = t, .batch = batch, .l = l};
+  while (rvl_heads_next(&heads))
+    t->kernels->attention(&heads.head, l->attention + heads.begin * t->width + heads.column, t->width);
 }
 
 static void run_layer(const rvl_transformer *t, const float *weights, const rvl_layer_offsets *at,
@@ -56,7 +30,7 @@ static void run_layer(const rvl_transformer *t, const float *weights, const rvl_
   k->norm(rows, t->width, epsilon, t->x, weights + at->norm1_weight, weights + at->norm1_bias, t->y,
           l->normalized1, l->inverse1);
   rvl_transformer_linear(t, rows, 3 * d, d, t->y, weights + at->qkv, false, l->qkv);
-  if (t->layout->config.positions == RVL_POSITIONS_ROTARY) turn(t, batch, l->qkv);
+  if (t->layout->config.positions == RVL_POSITIONS_ROTARY) rvl_transformer_turn(t, batch, false, l->qkv);
   attend(t, batch, l);
   rvl_transformer_linear(t, rows, d, d, l->attention, weights + at->out, true, t->x);
   k->norm(rows, t->width, epsilon, t->x, weights + at->norm2_weight, weights + at->norm2_bias, t->y,

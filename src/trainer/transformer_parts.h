@@ -51,6 +51,22 @@ void rvl_transformer_product(const rvl_transformer *t, size_t rows, size_t colum
 void rvl_transformer_outer(const rvl_transformer *t, size_t rows, size_t columns, size_t depth, const float *a,
                            const float *b, bool add, float *c);
 
+/* Queries and keys of qkv are turned by their positions, or back. */
+void rvl_transformer_turn(const rvl_transformer *t, const rvl_batch *batch, bool back, float *qkv);
+
+/* The heads of a layer, one after the other: from {.t, .batch, .l}. */
+typedef struct rvl_heads {
+  const rvl_transformer *t;
+  const rvl_batch *batch;
+  const rvl_layer *l;
+  size_t sequence, next;               /* which head comes next */
+  size_t logsums, kept;                /* how much of the layer's belongs to those before */
+  size_t begin, column;                /* of this one's queries: first token, and column of `width` */
+  rvl_head head;
+} rvl_heads;
+
+bool rvl_heads_next(rvl_heads *heads);
+
 bool rvl_rows_reserve(rvl_rows *rows, size_t count);
 /* Memory for a batch; without backward one layer's serves all. false: there is none. */
 bool rvl_transformer_place(rvl_transformer *transformer, const rvl_batch *batch, bool backward);

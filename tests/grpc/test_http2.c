@@ -55,7 +55,7 @@ static rvl_http2 *new_client(void) {
 static void test_flood_of_resets(void **state) {
   (void)state;
   rvl_http2 *h = new_client();
-  rvl_http2_stream s = {.head = "", .body = ""};
+  rvl_http2_stream s = {.payload = {.head = "", .body = ""}};
   assert_true(rvl_http2_open(h, &s, request, REQUEST));
   bool good = true;
   uint32_t frames = 0;
@@ -80,12 +80,12 @@ static void test_headers_too_large(void **state) {
   memset(value, 'x', BODY);
   assert_true(feed_frame(h, SETTINGS, 0, 0, "\0\4\x7f\xff\xff\xff", 6));   /* windows as large as can be */
   assert_true(feed_frame(h, WINDOW_UPDATE, 0, 0, "\x7f\xff\0\0", 4));
-  rvl_http2_stream s = {.head = "", .body = body, .body_length = BODY};
+  rvl_http2_stream s = {.payload = {.head = "", .body = body, .body_length = BODY}};
   assert_true(rvl_http2_open(h, &s, request, REQUEST));
   rvl_http2_header headers[REQUEST + 1];
   memcpy(headers, request, sizeof request);
   headers[REQUEST] = (rvl_http2_header){"large", value, 5, BODY, false};
-  rvl_http2_stream large = {.head = "", .body = ""};
+  rvl_http2_stream large = {.payload = {.head = "", .body = ""}};
   assert_false(rvl_http2_open(h, &large, headers, REQUEST + 1));
   assert_false(rvl_http2_state_of(h)->failed);
   assert_int_equal(rvl_http2_state_of(h)->streams, 1);
