@@ -1,4 +1,4 @@
-/* Headers of gRPC as they are given to HTTP/2, by clients and servers; each function returns where the next goes. */
+/* Headers of gRPC as they are given to HTTP/2; each function returns where the next one goes. */
 #ifndef RVL_GRPC_HEADERS_H
 #define RVL_GRPC_HEADERS_H
 

@@ -8,7 +8,7 @@
 
 #include <nghttp2/nghttp2.h>
 
-/* For nghttp2: how much of a payload comes next, in a frame of at most `length` bytes, and whether that is its end. */
+/* For nghttp2: how much of a payload comes next, in at most `length` bytes, and whether that is its end. */
 ssize_t rvl_http2_payload_next(const rvl_http2_payload *payload, size_t length, uint32_t *flags);
 /* Puts so much of it behind `out`. false: no memory. */
 bool rvl_http2_payload_append(rvl_http2_payload *payload, size_t length, rvl_bytes *out);

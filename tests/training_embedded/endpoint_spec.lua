@@ -145,20 +145,53 @@ describe("the endpoint embedded:", function()
     assert.equal("not_found", err.kind)
   end)
 
-  it("says what is wrong with a folder, and with a checkpoint in it that was damaged", function()
+  it("says what is wrong with a folder", function()
     local ok, err = pcall(open, "/proc/none")
     assert.is_false(ok)
     assert.equal("storage", err.kind)
-    local path
+  end)
+
+  -- Where the files lie is for this process to know, and for no client on a socket: it is in the hint alone.
+  local function check_lost(place, what, ok, err)
+    assert.is_false(ok)
+    assert.equal("DATA_LOSS", err.code)
+    for _, text in ipairs{what, "model.safetensors"} do
+      assert.truthy(err.message:find(text, 1, true), err.message)
+    end
+    assert.is_nil(err.message:find(folder, 1, true), err.message)
+    assert.truthy(err.hint:find(place, 1, true), err.hint)
+  end
+
+  it("names a checkpoint that is damaged, and the file", function()
+    local place, path = folder .. "/damaged", nil
     do
-      local client <close> = open(folder .. "/damaged")
+      local client <close> = open(place)
       path = create(client):save_weights("a").path
     end
-    os.execute(("find '%s/damaged' -name '*.safetensors' -exec truncate -s 10 {} +"):format(folder))
-    local client <close> = open(folder .. "/damaged")
-    ok, err = pcall(create, client, {checkpoint = path})
-    assert.is_false(ok)
-    assert.truthy(err.message:find("is damaged", 1, true), err.message)
+    os.execute(("find '%s' -name '*.safetensors' -exec truncate -s 10 {} +"):format(place))
+    local client <close> = open(place)
+    local model = create(client)
+    check_lost(place, path, pcall(create, client, {checkpoint = path}))
+    check_lost(place, path, pcall(model.load_weights, model, path))
+    check_lost(place, path, pcall(model.session.sample, model.session, {prompts = {"a"}, base_model = "mine/tiny",
+      checkpoint = path, max_tokens = 2}))
+    check_lost(place, path, pcall(client.chat_complete_from_checkpoint, client, {checkpoint_path = path,
+      messages = {{role = "user", content = "a"}}}))
     assert.is_table(create(client))
+    -- that it was written by another version is told at once
+    os.execute(("find '%s' -name checkpoint.json -exec sed -i 's/\"version\": 1/\"version\": 9/' {} +"):format(place))
+    local ok, err = pcall(create, client, {checkpoint = path})
+    assert.is_false(ok)
+    assert.truthy(err.message:find("another version of riverlua", 1, true), err.message)
+    assert.is_nil(err.message:find(folder, 1, true), err.message)
+  end)
+
+  it("names a base model that is damaged", function()
+    local place = folder .. "/lost"
+    os.execute(("cp -r '%s/bases' '%s' && truncate -s 10 '%s/mine/tiny/model.safetensors'"):format(folder, place,
+      place))
+    local client <close> = open("", {base_models = place})
+    check_lost(place, "mine/tiny", pcall(create, client))
+    check_lost(place, "mine/tiny", pcall(client.sample, client, {prompts = {"a"}, base_model = "mine/tiny"}))
   end)
 end)

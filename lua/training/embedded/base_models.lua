@@ -125,7 +125,7 @@ function base_models.default_root() return environment_root() or cache_root() en
 
 local function damaged(path, text, cause)
   errors.raise{kind = "storage", message = ("the base model '%s' is damaged: %s"):format(path, text),
-    cause = cause, hint = "remove the folder, or make the model anew"}
+    place = path, problem = text, cause = cause, hint = "remove the folder, or make the model anew"}
 end
 
 local function read_file(path)

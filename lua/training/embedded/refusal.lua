@@ -49,6 +49,19 @@ function refusal.of_method(err, method)
   return errors.new(own)
 end
 
+--- The error as a refusal when files of something are damaged, or cannot be read: DATA_LOSS. Where they lie is told by
+--- its hint, which stays in this process.
+---@param what string whose files: "checkpoint river://run-1/weights/final"
+---@param err any
+---@return any
+function refusal.of_files(what, err)
+  if not errors.is(err, "storage") or not err.place then return err end
+  local made = refusal.new("DATA_LOSS", ("the %s cannot be used: %s"):format(what, err.problem))
+  made.hint = ("its files are in '%s'%s"):format(err.place, err.hint and ": " .. err.hint or "")
+  made.cause = err
+  return made
+end
+
 -- Kinds of errors while working → the category that the answer has.
 local CATEGORIES = {storage = "storage", memory = "out_of_memory", limit = "limit", cancelled = "cancelled",
   interrupted = "cancelled", closed = "cancelled"}

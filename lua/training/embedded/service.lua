@@ -99,7 +99,7 @@ function Service:base_model(name)
   self:check_base(name)
   local ok, found = pcall(self.base_models.open, name, {folder = self.folder, engine = self:open_engine()})
   if not ok and errors.is(found, "not_found") then not_supported(self, name) end
-  if not ok then error(found, 0) end
+  if not ok then error(refusal.of_files("base model " .. name, found), 0) end
   self.bases[name] = self.bases[name] or found
   return self.bases[name]
 end

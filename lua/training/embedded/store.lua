@@ -129,7 +129,8 @@ end
 
 local function damaged(place, file, text, cause)
   errors.raise{kind = "storage", message = ("the file '%s/%s' is damaged: %s"):format(place, file, text),
-    cause = cause, hint = "restore it from a copy, or remove the folder to go on without this checkpoint"}
+    place = place, problem = ("%s: %s"):format(file, text), cause = cause,
+    hint = "restore it from a copy, or remove the folder to go on without this checkpoint"}
 end
 
 local function read_about(fetch, place)
@@ -139,7 +140,7 @@ local function read_about(fetch, place)
   if not ok then damaged(place, ABOUT, errors.is(about) and about.message or "it is no JSON", about) end
   if type(about) ~= "table" or about.format ~= FORMAT then damaged(place, ABOUT, "it is about no checkpoint") end
   if about.version ~= VERSION then
-    errors.raise{kind = "storage",
+    errors.raise{kind = "storage", place = place, problem = "it was written by another version of riverlua",
       message = ("'%s/%s' was written by another version of riverlua"):format(place, ABOUT)}
   end
   if about.checksum ~= checksum_of(text) then damaged(place, ABOUT, "its bytes have changed") end

@@ -17,7 +17,8 @@ local MOST_SNAPSHOTS = 256
 local function find(service, path, way)
   local run, complaint = store.parse(path)
   if not run then refusal.raise("NOT_FOUND", "no checkpoint %s: %s", path, complaint) end
-  local found = service.store[way](service.store, path)
+  local ok, found = pcall(service.store[way], service.store, path)
+  if not ok then error(refusal.of_files("checkpoint " .. path, found), 0) end
   if not found then refusal.raise("NOT_FOUND", "no checkpoint %s", path) end
   return found
 end
