@@ -174,6 +174,7 @@ function client.new(options)
     options = kept, address = address, identity = identity, sessions = {}, features = {},
     image_slots = task.semaphore(slots), upload = upload.settings(options.upload), no_uploads = false,
     write_warning = options.warn or write_warning, last_checkpoint = false, deployments = false, transport = false,
+    is_silence_told = false,
   }, Client)
   self.last_checkpoint = nil
   self.timeout = self:timeout_of("training.Client", options.timeout or LONGEST)
@@ -279,10 +280,21 @@ function Client:open_deployments()
   return self.deployments
 end
 
+-- A script written for the service runs with "embedded:", too, where nothing is known of a console.
+local function open_silent_console(self)
+  if not self.is_silence_told then
+    self.is_silence_told = true
+    self:warn("the trainer in this process has no console: metrics of model:log go nowhere (training.Run keeps them)")
+  end
+  return require("training.console_silent").open()
+end
+
 --- Internal: the console writer of a model, see training.console.
 function Client:open_console(model)
-  local host = self.address.host
-  if not self.options.console_url and not os.getenv("RIVER_CONSOLE_URL") and host ~= DEFAULT_ENDPOINT then
+  local host, is_known = self.address.host, self.options.console_url or os.getenv("RIVER_CONSOLE_URL")
+  if self.address.embedded and not (is_known and self.key()) then
+    return open_silent_console(self)
+  elseif not is_known and host ~= DEFAULT_ENDPOINT then
     -- the key of another service is none of that console's business
     errors.raise{kind = "argument", message = "log: this service is not the one whose console is known",
       hint = "give console_url, or set RIVER_CONSOLE_URL"}

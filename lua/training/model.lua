@@ -416,7 +416,8 @@ local function console_of(self, what)
   return self.console
 end
 
---- Sends numbers to the run's page in the console, in the background: `model:log{["reward/mean"] = 0.4}`.
+--- Sends numbers to the run's page in the console, in the background: `model:log{["reward/mean"] = 0.4}`. With
+--- `endpoint = "embedded:"` there is none: a warning says so once, and nothing is sent.
 ---@param values table<string, number>
 function Model:log(values) return console_of(self, "log"):log(values) end
 

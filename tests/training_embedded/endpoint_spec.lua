@@ -91,16 +91,32 @@ describe("the endpoint embedded:", function()
     assert.truthy(err.message:find("no loss is called 'grpo': there are cispo, cross_entropy, ", 1, true), err.message)
   end)
 
-  it("needs no key, and has neither deployments nor a console", function()
+  it("needs no key, and has no deployments", function()
     local client <close> = open()
     assert.equal("training.Client(embedded:)", tostring(client))
     local ok, err = pcall(client.list_deployments, client)
     assert.is_false(ok)
     assert.equal("unsupported", err.kind)
-    local model = create(client)
-    ok, err = pcall(model.log, model, {reward = 1})
-    assert.is_false(ok)
-    assert.equal("argument", err.kind)
+  end)
+
+  it("has no console: metrics are judged, and a script that logs them goes on with a warning", function()
+    local said = {}
+    local client <close> = training.Client{endpoint = "embedded:", warn = function(text) said[#said + 1] = text end,
+      embedded = {base_models = folder .. "/bases", threads = 1}}
+    for _ = 1, 2 do
+      local model = create(client)
+      model:define_metric("train/*", {step_metric = "step"})
+      model:log{step = 1, ["train/reward"] = 0.5}
+      for text, values in pairs{["must be a number"] = {reward = "high"}, ["must be finite"] = {reward = 0 / 0}} do
+        local ok, err = pcall(model.log, model, values)
+        assert.is_false(ok)
+        assert.equal("argument", err.kind)
+        assert.truthy(err.message:find(text, 1, true), err.message)
+      end
+      assert.is_false(pcall(model.define_metric, model, "a*b"))
+    end
+    assert.equal(1, #said)
+    assert.truthy(said[1]:find("has no console", 1, true), said[1])
   end)
 
   it("has base models of one's own among its own", function()
