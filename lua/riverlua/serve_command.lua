@@ -33,12 +33,18 @@ local function complain(text)
   return 1
 end
 
+-- An option as it is written; those of two words have a hyphen where the help shows one.
+local function spelled(name, command)
+  local hyphened = "--" .. name:gsub("_", "-")
+  return command.help:find(hyphened, 1, true) and hyphened or "--" .. name
+end
+
 local function refuse_word(word, command)
   local known = {json = true, stdin = true, help = true}
   for name in pairs(command.options) do known[name] = true end
-  local near = errors.suggest(word:gsub("^%-+", ""), known)
+  local near = errors.suggest(word:gsub("^%-+", ""):gsub("-", "_"), known)
   errors.raise{kind = "argument", message = ("unknown option '%s'"):format(word:match("^[^=]*")),
-    hint = near and ("did you mean --%s?"):format(near) or "--help lists the options"}
+    hint = near and ("did you mean %s?"):format(spelled(near, command)) or "--help lists the options"}
 end
 
 -- The words after the service's name as a table of options, and the flags.
@@ -46,8 +52,9 @@ local function parse(words, command)
   local options, flags = {}, {}
   local i = 1
   while words[i] do
-    local name, value = words[i]:match("^%-%-([%w_]+)=(.*)$")
-    name = name or words[i]:match("^%-%-([%w_]+)$")
+    local name, value = words[i]:match("^%-%-([%w_-]+)=(.*)$")
+    name = name or words[i]:match("^%-%-([%w_-]+)$")
+    name = name and name:gsub("-", "_")
     if name == "json" or name == "stdin" or name == "help" then
       flags[name] = true
     elseif name and command.options[name] then
@@ -55,7 +62,7 @@ local function parse(words, command)
         i = i + 1
         value = words[i]
       end
-      if not value then errors.raise{kind = "argument", message = ("--%s needs a value"):format(name)} end
+      if not value then errors.raise{kind = "argument", message = spelled(name, command) .. " needs a value"} end
       options[name] = value
     else
       refuse_word(words[i], command)
@@ -77,7 +84,10 @@ local function complete(options, command)
     if kind == "N" and options[name] ~= nil then
       local number = math.tointeger(tonumber(options[name]))
       if not number or number < 0 then
-        errors.raise{kind = "argument", message = ("--%s must be a whole number"):format(name)}
+        errors.raise{kind = "argument", message = spelled(name, command) .. " must be a whole number"}
+      end
+      if name == "port" and number > 65535 then
+        errors.raise{kind = "argument", message = "--port is at most 65535"}
       end
       options[name] = number
     end
@@ -126,6 +136,17 @@ local function serve(command, words)
   return command.open(complete(options, command)), flags
 end
 
+-- What is wrong with the options, in the words of who typed them: "training.serve: 'threads' must be …" is not.
+local function explained(problem, name, command)
+  local text, own = problem.message, SERVICES[name] .. ": "
+  if problem.kind == "argument" and text:sub(1, #own) == own then
+    text = text:sub(#own + 1):gsub("^'([%w_]+)'", function(option)
+      return command.options[option] and spelled(option, command)
+    end)
+  end
+  return text .. (problem.hint and " (" .. problem.hint .. ")" or "")
+end
+
 --- Runs `riverlua serve …`.
 ---@param words string[] what follows "serve"
 ---@return integer # exit code: 0 after Ctrl-C, SIGTERM or the end of the input
@@ -144,7 +165,7 @@ function serve_command.main(words)
   local ok, served, flags = pcall(serve, command, table.move(words, 2, #words, 1, {}))
   if not ok then
     if not errors.is(served) or errors.is(served, "interrupted") then error(served, 0) end
-    return complain(served.message .. (served.hint and " (" .. served.hint .. ")" or ""))
+    return complain(explained(served, name, command))
   end
   if not served then
     io.stdout:write(("usage: riverlua serve %s [options]\n%s\n%s\n"):format(name, command.help, COMMON))

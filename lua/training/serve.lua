@@ -85,14 +85,14 @@ local function default_on_error(problem, call)
 end
 
 local OPTIONS = {host = "string|nil", port = "integer|nil", key = "string|nil", folder = "string|nil",
-  threads = "integer|nil", seed = "integer|nil", on_error = "callable|nil", service = "table|nil",
-  reap_every = "number|nil"}
+  threads = "integer|nil", seed = "integer|nil", base_models = "string|nil", on_error = "callable|nil",
+  service = "table|nil", reap_every = "number|nil"}
 
 -- The embedded trainer's service. Its engine begins here rather than with the first call: who starts a server wants to
 -- be told at once that it cannot compute.
 local function open_service(options)
   local service = require("training.embedded").service({path = options.folder, threads = options.threads,
-    seed = options.seed}, "training.serve")
+    seed = options.seed, base_models = options.base_models}, "training.serve")
   local ok, problem = pcall(service.open_engine, service)
   if ok then return service end
   service:close()
@@ -104,8 +104,8 @@ end
 --- Options: `host` (default "127.0.0.1"), `port` (default 0: any free one), `key` (calls without it as `x-api-key`
 --- are refused; default: everybody may call), `folder` for checkpoints (default: they are kept in memory),
 --- `threads` of the trainer (default: one for each processor), `seed` of all that is random (default 0),
---- `on_error` as for riverlua.grpc_server, `service`: instead of training.embedded's, `reap_every`: seconds (10)
---- between two looks for sessions that have been left.
+--- `base_models`: a folder with some beside the built-in ones, `on_error` as for riverlua.grpc_server, `service`:
+--- instead of training.embedded's, `reap_every`: seconds (10) between two looks for sessions that have been left.
 ---@param options table|nil
 ---@return training.Serve # `run{signals = true}` serves, `stop()` ends that, `close()` frees all
 ---Raises kind="connect" when the port cannot be had, kind="argument" for wrong options, kind="unsupported" when
@@ -158,7 +158,8 @@ end
 --- For `riverlua serve`: what it says about this service, its options and what opens it.
 serve.command = {
   summary = "the River training API: LoRA, losses, sampling, checkpoints on this machine's processors",
-  options = {host = "HOST", port = "N", key = "TEXT", folder = "PATH", threads = "N", seed = "N"},
+  options = {host = "HOST", port = "N", key = "TEXT", folder = "PATH", threads = "N", seed = "N",
+    base_models = "FOLDER"},
   environment = {key = "RIVER_API_KEY"},
   help = [[
   --host HOST     address to listen on (default 127.0.0.1: this machine only)
@@ -166,7 +167,8 @@ serve.command = {
   --key TEXT      ask for this API key; better given by RIVER_API_KEY, which others cannot see
   --folder PATH   keep checkpoints there between runs (default: in memory only)
   --threads N     of the trainer (default: one for each processor)
-  --seed N        of all that is random (default 0)]],
+  --seed N        of all that is random (default 0)
+  --base-models FOLDER   look there first for base models (default: RIVERLUA_BASE_MODELS)]],
   defaults = {port = 50051},
   open = serve.open,
 }

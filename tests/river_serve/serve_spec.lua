@@ -57,8 +57,8 @@ describe("riverlua serve", function()
   it("refuses wrong words in one line", function()
     for words, wanted in pairs{
       ["--prot 1"] = "did you mean --port?", ["--port x"] = "--port must be a whole number",
-      ["--port"] = "needs a value", ["--port 70000"] = "at most 65535", ["x"] = "unknown option 'x'",
-      ["--user me"] = "a token is missing",
+      ["--port"] = "needs a value", ["--port 70000"] = "--port is at most 65535", ["x"] = "unknown option 'x'",
+      ["--user me"] = "serve: a token is missing",
       ["--token secret"] = "a user is missing", ["--host 192.0.2.1 --port 0"] = "cannot listen on 192.0.2.1",
       ["--port 0 --user a:b --token secret"] = "the user has no ':'",
     } do

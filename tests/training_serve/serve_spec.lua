@@ -177,6 +177,28 @@ describe("riverlua serve training and our own client:", function()
     local ok, err = pcall(require("training.serve").open, {threads = 0})
     assert.is_false(ok)
     assert.equal("training.serve: 'threads' must be from 1 to 1024", err.message)
+    for words, wanted in pairs{
+      ["--port 99999"] = "--port is at most 65535", ["--threads 0"] = "--threads must be from 1 to 1024",
+      ["--base-models /none"] = "--base-models is '/none', and there is no such folder",
+      ["--base_models /none"] = "--base-models is '/none', and there is no such folder",
+      ["--base-model x"] = "unknown option '--base-model' (did you mean --base-models?)",
+      ["--key="] = "--key is empty",
+    } do
+      local pipe = io.popen(("%s serve training --port 0 %s 2>&1 </dev/null"):format(servers.riverlua, words))
+      assert.equal("riverlua serve: " .. wanted .. "\n", pipe:read("a"))
+      assert.same({nil, "exit", 1}, {pipe:close()})
+    end
+  end)
+
+  it("has the base models of a folder", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    training.embedded.pretrain{name = "mine/tiny", text = ("ab"):rep(40), steps = 2, batch = 2, window = 8,
+      folder = folder, progress = false, config = {width = 16, layers = 1, heads = 2, hidden = 32, context = 32}}
+    local server <close> = support.start("--base-models", folder)
+    local client <close> = our_client(server)
+    assert.equal(3, #client:sample{prompts = "ab", base_model = "mine/tiny", max_tokens = 3}[1].tokens)
+    os.execute("rm -rf " .. servers.quote(folder))
   end)
 
   it("refuses another key", function()
