@@ -10,6 +10,7 @@ local errors = require "riverlua.errors"
 local futures = require "training.embedded.futures"
 local lane = require "training.embedded.lane"
 local models = require "training.embedded.models"
+local once = require "training.embedded.once"
 local protobuf = require "riverlua.protobuf"
 local refusal = require "training.embedded.refusal"
 local sessions = require "training.embedded.sessions"
@@ -52,7 +53,7 @@ Service.__name = "training.embedded.Service"
 function service.new(parts)
   local self = setmetatable({core = parts.core, store = parts.store, base_models = parts.base_models,
     folder = parts.folder, threads = parts.threads, seed = parts.seed or 0,
-    closed = false, engine = false, bases = {}, sessions = {}, session_count = 0, models = {}, lanes = {},
+    closed = false, engine = false, bases = once.new(), sessions = {}, session_count = 0, models = {}, lanes = {},
     lane = lane.new(), futures = futures.new(), promised = {}, uploads = {}, upload_count = 0, upload_bytes = 0,
     batches = {}, batch_order = {}, calls = 0, in_flight = 0, next_sweep = 0}, Service)
   self.lanes[self.lane] = true
@@ -82,7 +83,7 @@ end
 ---@param name string
 function Service:check_base(name)
   if name == "" then refusal.wrong("base_model is empty") end
-  if self.bases[name] then return end
+  if self.bases.made[name] then return end
   for _, known in ipairs(self:base_names()) do
     if known == name then return end
   end
@@ -94,14 +95,13 @@ end
 ---@param name string
 function Service:base_model(name)
   if name == "" then refusal.wrong("base_model is empty") end
-  local known = self.bases[name]
-  if known then return known end
   self:check_base(name)
-  local ok, found = pcall(self.base_models.open, name, {folder = self.folder, engine = self:open_engine()})
-  if not ok and errors.is(found, "not_found") then not_supported(self, name) end
-  if not ok then error(refusal.of_files("base model " .. name, found), 0) end
-  self.bases[name] = self.bases[name] or found
-  return self.bases[name]
+  return self.bases:get(name, function()
+    local ok, found = pcall(self.base_models.open, name, {folder = self.folder, engine = self:open_engine()})
+    if ok then return found end
+    if errors.is(found, "not_found") then not_supported(self, name) end
+    error(refusal.of_files("base model " .. name, found), 0)
+  end)
 end
 
 --- Refuses when there is no room for an operation; before anything is changed for its sake.
@@ -244,17 +244,17 @@ end
 -- Ends the operations; gives the tasks that worked on them.
 local function stop(self)
   self.closed = true
-  local workers = {}
+  local workers = self.bases:stop("the service has been closed")
   for own in pairs(self.lanes) do
     local worker = own:stop("the service has been closed")
     if worker then workers[#workers + 1] = worker end
   end
+  for _, maker in ipairs(self.sources:stop("the service has been closed")) do workers[#workers + 1] = maker end
   self.futures:wake()
   return workers
 end
 
 local function let_go(self)
-  self.sources:close()
   if self.engine then self.engine:close() end
   self.store:close()
   self.engine, self.sessions, self.models, self.lanes, self.uploads = false, {}, {}, {}, {}

@@ -1,6 +1,7 @@
 --- What is sampled from: base models, models in training as they are, and checkpoints, which are kept ready for a
 -- while.
 
+local once = require "training.embedded.once"
 local policies = require "training.embedded.policies"
 
 local sources = {}
@@ -20,18 +21,17 @@ Sources.__index = Sources
 
 ---@return training.embedded.Sources
 function sources.new(service)
-  return setmetatable({service = service, bases = {}, ready = {}, order = {}, counts = {}, counted = {}}, Sources)
+  return setmetatable({service = service, bases = once.new(), ready = {}, order = {}, counts = {}, counted = {}}, Sources)
 end
 
 --- The engine's base model of this name.
 function Sources:base(name)
-  local known = self.bases[name]
-  if known then return known end
-  local model = self.service:base_model(name)
-  local made = self.service:open_engine():base(model.config, model.tensors)
-  self.bases[name] = self.bases[name] or made
-  model.tensors = nil   -- they are in the engine now
-  return self.bases[name]
+  return self.bases:get(name, function()
+    local model = self.service:base_model(name)
+    local made = self.service:open_engine():base(model.config, model.tensors)
+    model.tensors = nil   -- they are in the engine now
+    return made
+  end)
 end
 
 -- Seeds of samples of something that does not change, in the order in which they are asked for.
@@ -100,8 +100,10 @@ local function open(self, checkpoint)
     return {core = core}
   end
   local core = engine:model(self:base(checkpoint.base), checkpoint.lora)
-  core:set_tensors(tensors)
-  return {core = core}
+  local ok, problem = pcall(core.set_tensors, core, tensors)
+  if ok then return {core = core} end
+  core:close()   -- the garbage collector knows nothing of its size
+  error(problem, 0)
 end
 
 local function touch(self, key)
@@ -133,9 +135,12 @@ function Sources:of_checkpoint(key, read, number)
     done = function() entry.users = entry.users - 1 end}
 end
 
---- Lets go of everything, when the engine is closed.
-function Sources:close()
-  self.bases, self.ready, self.order = {}, {}, {}
+--- Lets go of everything, when the engine is about to be closed.
+---@param reason string
+---@return riverlua.Task[] # that may be waited for
+function Sources:stop(reason)
+  self.ready, self.order = {}, {}
+  return self.bases:stop(reason)
 end
 
 return sources
