@@ -130,7 +130,7 @@ describe("a script in which the embedded trainer works", function()
         print(fork.wait(child))
       end
       print(other:await() == expected, pass() == expected)
-    ]]), {"", library})
+    ]]), {"", library}, {environment = {ASAN_OPTIONS = "verify_asan_link_order=0:detect_leaks=0"}})
     assert.equal("40\n40\n40\ntrue\ttrue\n", result.out, result.err)
     assert.equal(0, result.code)
   end)
