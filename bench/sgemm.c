@@ -36,7 +36,7 @@ static void *work(void *rate) {
 
 int main(int argc, char **argv) {
   int threads = argc > 1 ? atoi(argv[1]) : 2;
-  const char *wrong = rvl_blas_open(&blas);
+  const char *wrong = rvl_blas_open(&blas, true);
   if (wrong != NULL || threads < 1 || threads > MOST) {
     fprintf(stderr, "sgemm: %s\n", wrong != NULL ? wrong : "bad number of threads");
     return 1;

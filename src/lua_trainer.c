@@ -88,7 +88,7 @@ static int engine_open(lua_State *L) {
   rvl_engine_box *box = lua_newuserdatauv(L, sizeof *box, 0);
   *box = (rvl_engine_box){.rt = rt, .waiting = {.rt = rt}};
   luaL_setmetatable(L, RVL_TRAINER_ENGINE);
-  const char *wrong = rvl_blas_open(&box->blas);
+  const char *wrong = rvl_blas_open(&box->blas, rt->command);
   if (wrong != NULL) return rvl_raise(L, "unsupported", "install it: on Debian the package libopenblas0-pthread", "%s", wrong);
   box->async = malloc(sizeof *box->async);
   if (box->async == NULL) return luaL_error(L, "not enough memory");

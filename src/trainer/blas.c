@@ -1,7 +1,6 @@
 #include "blas.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +8,6 @@
 static const char library_name[] = "libopenblas.so.0";
 static const char core_variable[] = "OPENBLAS_CORETYPE";
 static const char threads_variable[] = "OPENBLAS_NUM_THREADS";
-
-/* The environment and the library are the whole process's: runtimes on several threads take turns. */
-static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
 
 const char *rvl_blas_fitting_core(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -44,14 +40,8 @@ static const char *core_of(void *library) {
   return core != NULL ? core : "unknown";
 }
 
-/*
-** Loads the library while a variable has another value than the user's, if he gave it none. When it is there
-** already, that would change nothing, and other threads may be reading the environment.
-*/
-static void *load_with(const char *core, bool *new) {
-  void *loaded = dlopen(library_name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
-  *new = loaded == NULL;
-  if (loaded != NULL) return loaded;
+/* Loads the library while a variable has another value than the user's, if he gave it none. */
+static void *load_with(const char *core) {
   bool set_core = core != NULL && getenv(core_variable) == NULL;
   bool set_threads = getenv(threads_variable) == NULL;   /* each thread of its own would cost memory for nothing */
   if (set_core) setenv(core_variable, core, 1);
@@ -60,6 +50,15 @@ static void *load_with(const char *core, bool *new) {
   if (set_core) unsetenv(core_variable);
   if (set_threads) unsetenv(threads_variable);
   return library;
+}
+
+/* Once more with the fitting kernels, if it took this processor for an older one. */
+static void *load_fitting(void) {
+  void *library = load_with(NULL);
+  const char *fitting = rvl_blas_fitting_core();
+  if (library == NULL || fitting == NULL || !is_fallback(core_of(library)) || getenv(core_variable) != NULL) return library;
+  dlclose(library);
+  return load_with(fitting);
 }
 
 static void describe(rvl_blas *blas) {
@@ -72,16 +71,11 @@ static void describe(rvl_blas *blas) {
   snprintf(blas->core, sizeof blas->core, "%s", core_of(blas->library));
 }
 
-static const char *open_library(rvl_blas *blas) {
-  bool new;
-  void *library = load_with(NULL, &new);
+const char *rvl_blas_open(rvl_blas *blas, bool environment) {
+  *blas = (rvl_blas){0};
+  void *loaded = dlopen(library_name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);   /* it has read the environment */
+  void *library = loaded != NULL ? loaded : environment ? load_fitting() : dlopen(library_name, RTLD_NOW | RTLD_LOCAL);
   if (library == NULL) return "OpenBLAS (libopenblas.so.0) is not there";
-  const char *fitting = rvl_blas_fitting_core();
-  if (fitting != NULL && is_fallback(core_of(library)) && getenv(core_variable) == NULL) {
-    dlclose(library);
-    library = load_with(fitting, &new);
-    if (library == NULL) return "OpenBLAS (libopenblas.so.0) cannot be loaded a second time";
-  }
   *(void **)&blas->sgemm = symbol(library, "cblas_sgemm");
   if (blas->sgemm == NULL) {
     dlclose(library);
@@ -89,18 +83,10 @@ static const char *open_library(rvl_blas *blas) {
   }
   void (*set_threads)(int);
   *(void **)&set_threads = symbol(library, "openblas_set_num_threads");
-  if (set_threads != NULL && new) set_threads(1);   /* else its threads are the host's business */
+  if (set_threads != NULL && loaded == NULL) set_threads(1);   /* else its threads are the host's business */
   blas->library = library;       /* stays loaded: threads may be inside it when a runtime ends */
   describe(blas);
   return NULL;
-}
-
-const char *rvl_blas_open(rvl_blas *blas) {
-  *blas = (rvl_blas){0};
-  pthread_mutex_lock(&loading);
-  const char *wrong = open_library(blas);
-  pthread_mutex_unlock(&loading);
-  return wrong;
 }
 
 void rvl_blas_linear(const rvl_blas *blas, int m, int n, int k, const float *a, const float *b, float beta, float *c) {

@@ -19,8 +19,11 @@ typedef struct rvl_blas {
   char core[32];               /* the kind of processor that its kernels are for: "SkylakeX" */
 } rvl_blas;
 
-/* NULL: loaded. Else what is wrong (static, or the loader's own text). */
-const char *rvl_blas_open(rvl_blas *blas);
+/*
+** NULL: loaded. Else what is wrong (static). `environment`: the process is ours alone, and its environment may say for a
+** moment which kernels to take; in a host, whose threads may read it meanwhile, OpenBLAS takes those that it likes.
+*/
+const char *rvl_blas_open(rvl_blas *blas, bool environment);
 /* The core type that fits this processor; NULL: OpenBLAS knows better. */
 const char *rvl_blas_fitting_core(void);
 

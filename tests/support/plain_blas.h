@@ -41,7 +41,7 @@ static inline const char *open_blas(rvl_blas *blas) {
   *blas = (rvl_blas){.sgemm = plain_sgemm};
   return NULL;
 #else
-  return rvl_blas_open(blas);
+  return rvl_blas_open(blas, true);
 #endif
 }
 

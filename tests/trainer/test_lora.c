@@ -15,7 +15,7 @@ static rvl_blas blas;
 
 static int set_up(void **state) {
   (void)state;
-  return rvl_blas_open(&blas) == NULL ? 0 : -1;
+  return rvl_blas_open(&blas, true) == NULL ? 0 : -1;
 }
 
 static const rvl_model_config untied = {.vocabulary = 11, .width = 8, .layers = 2, .heads = 2, .hidden = 12,

@@ -30,7 +30,7 @@ typedef struct fixture {
 
 static int set_up(void **state) {
   fixture *f = calloc(1, sizeof *f);
-  if (f == NULL || rvl_blas_open(&f->blas) != NULL) return -1;
+  if (f == NULL || rvl_blas_open(&f->blas, true) != NULL) return -1;
   for (unsigned i = 0; i < 3; i++) {
     f->pools[i] = rvl_pool_new(i + 1);
     if (f->pools[i] == NULL) return -1;

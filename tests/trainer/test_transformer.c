@@ -53,7 +53,7 @@ static rvl_blas blas;
 
 static int set_up(void **state) {
   (void)state;
-  return rvl_blas_open(&blas) == NULL ? 0 : -1;
+  return rvl_blas_open(&blas, true) == NULL ? 0 : -1;
 }
 
 /* ------------------------------------------------------------------------------------------- in double */

@@ -179,7 +179,8 @@ describe("the endpoint embedded:", function()
   end
 
   it("names a checkpoint that is damaged, and the file", function()
-    local place, path = folder .. "/damaged", nil
+    local place = folder .. "/damaged"
+    local path
     do
       local client <close> = open(place)
       path = create(client):save_weights("a").path

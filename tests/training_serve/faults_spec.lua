@@ -2,7 +2,6 @@
 -- server in the middle of a run.
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)")
-local support = dofile(here .. "support.lua")
 local faults = dofile(here .. "../training_embedded/faults.lua")
 local array = require "riverlua.array"
 local clock = require "riverlua.clock"

@@ -21,7 +21,8 @@ Sources.__index = Sources
 
 ---@return training.embedded.Sources
 function sources.new(service)
-  return setmetatable({service = service, bases = once.new(), ready = {}, order = {}, counts = {}, counted = {}}, Sources)
+  return setmetatable({service = service, bases = once.new(), ready = {}, order = {}, counts = {}, counted = {}},
+    Sources)
 end
 
 --- The engine's base model of this name.
