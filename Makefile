@@ -266,7 +266,7 @@ lint:            ## luacheck, and warnings as errors with gcc and clang
 	$(MAKE) --no-print-directory BUILD=build-clang CC=clang CFLAGS="-O2 -Werror" all
 
 SANITIZE_TESTS := json array nest task runtime sse http river_embedded server river_serve websocket schema modelriver \
-  grpc protobuf training trainer
+  grpc protobuf training trainer plot
 
 .PHONY: asan
 asan: test-deps base-models ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer

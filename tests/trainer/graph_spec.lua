@@ -102,6 +102,8 @@ describe("a custom loss of the trainer", function()
     local cases = {
       {function(g) g.version = 1 end, "its version is not 2"},
       {function(g) g.extra = 1 end, "it has the key extra"},
+      {function(g) g[("é"):rep(1000)] = 1 end, "it has the key " .. ("é"):rep(64) .. "…"},
+      {function(g) g.columns[1].dtype = {} end, "column 0 is of the type a table"},
       {function(g) g.columns[2].name = "a" end, "not sorted"},
       {function(g) g.columns[1].dtype = "float64" end, "column 0 is of the type float64"},
       {function(g) g.nodes[1].op = "ce" end, "logits"},

@@ -17,8 +17,8 @@ local WORK = {
   end]],
   save = "while true do model:save_weights('a') end",
   pretrain = [[
-    training.embedded.pretrain{name = "haiku", text = ("abc def "):rep(100), steps = 1000000, folder = root .. "/made",
-      progress = function(step) begun = step > 2 end}]],
+    training.embedded.pretrain{name = "haiku", text = ("abc def "):rep(100), steps = 1000000,
+      folder = root .. "/made", progress = function(step) begun = step > 2 end}]],
 }
 
 local SCRIPT = [[
@@ -49,7 +49,8 @@ local ENDS = {
 local OUTER = {
   error = {act = "error('mine')", code = 1, said = "mine"},
   ["os.exit"] = {act = "os.exit(7)", code = 7},
-  ["a closed client"] = {act = "client:close() assert(not pcall(worker.await, worker))", code = 0, no = "pretrain"},
+  ["a closed client"] = {code = 0, act = "client:close() assert(not pcall(worker.await, worker))",
+    no = "pretrain"},
   ["a cancelled task"] = {act = "worker:cancel() assert(not pcall(worker.await, worker))", code = 0},
   ["no client any more"] = {code = 0, act = [[
     worker:cancel()

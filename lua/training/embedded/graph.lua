@@ -20,6 +20,14 @@ local function want(condition, format, ...)
   end
 end
 
+-- A value as a refusal shows it.
+local function shown(value)
+  if type(value) == "table" then return "a table" end
+  value = tostring(value)
+  local stop = #value > LONGEST_NAME and utf8.offset(value, LONGEST_NAME + 1)
+  return stop and stop <= #value and value:sub(1, stop - 1) .. "…" or value
+end
+
 local function is_text(value, longest)
   return type(value) == "string" and (utf8.len(value) or math.huge) <= longest
 end
@@ -37,11 +45,11 @@ local function check_columns(columns)
     want(type(column) == "table", "%s is no object", where)
     want(is_name(column.name), "%s has no name of 1 to %d characters", where, LONGEST_NAME)
     want(not last or last < column.name, "columns are not sorted by distinct names")
-    want(DTYPES[column.dtype], "%s is of the type %s", where, tostring(column.dtype))
-    want(column.layout == "token", "%s has the layout %s", where, tostring(column.layout))
+    want(DTYPES[column.dtype], "%s is of the type %s", where, shown(column.dtype))
+    want(column.layout == "token", "%s has the layout %s", where, shown(column.layout))
     local width = column.width
     want(width == nil or math.type(width) == "integer" and width >= 1 and width <= WIDEST, "%s has the width %s", where,
-      tostring(width))
+      shown(width))
     last = column.name
   end
 end
@@ -60,7 +68,7 @@ local function check_nodes(nodes, columns)
   for i, node in ipairs(nodes) do
     local index = i - 1
     want(type(node) == "table" and type(node.op) == "string", "node %d has no op", index)
-    local where = ("node %d (%s)"):format(index, node.op:sub(1, LONGEST_NAME))
+    local where = ("node %d (%s)"):format(index, shown(node.op))
     want((node.op == "logits") == (index == 0), "the first node, and no other, is logits")
     want((node.op == "input") == (index >= 1 and index <= #columns),
       "%s: the inputs follow the logits, one a column", where)
@@ -89,7 +97,7 @@ local function decode(text)
   local ok, value = pcall(json.decode, text)
   want(ok, "not JSON: %s", ok or tostring(value.message or value))
   want(type(value) == "table", "not an object")
-  for key in pairs(value) do want(KEYS[key], "it has the key %s", tostring(key)) end
+  for key in pairs(value) do want(KEYS[key], "it has the key %s", shown(key)) end
   want(value.version == 2, "its version is not 2")
   return value
 end
