@@ -171,9 +171,11 @@ describe("checkpoints of the embedded trainer", function()
           function() session:sample{prompts = {"a"}, base_model = faults.BASE, checkpoint = bad} end,
         } do
           local err = servers.error_of(use)
-          assert.truthy(err.message:find(("the file '%s%s' is damaged"):format(place, name), 1, true),
+          assert.equal("DATA_LOSS", err.code)
+          assert.truthy(err.message:find(("the file '%s' is damaged"):format(name), 1, true),
             what .. " " .. name .. ": " .. tostring(err))
-          assert.truthy(err.message:find("restore it from a copy", 1, true), tostring(err))
+          assert.truthy(err.hint:find(("in '%s': restore it from a copy"):format(place:sub(1, -2)), 1, true),
+            tostring(err))
         end
       end
     end

@@ -129,7 +129,7 @@ end
 
 local function damaged(place, file, text, cause)
   errors.raise{kind = "storage", message = ("the file '%s/%s' is damaged: %s"):format(place, file, text),
-    place = place, problem = ("%s: %s"):format(file, text), cause = cause,
+    place = place, problem = ("the file '%s' is damaged: %s"):format(file, text), cause = cause,
     hint = "restore it from a copy, or remove the folder to go on without this checkpoint"}
 end
 

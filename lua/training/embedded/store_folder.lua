@@ -145,7 +145,7 @@ local function reader_of(place)
     if stream then bytes, problem = stream:read("a") end
     if not bytes then
       errors.raise{kind = "storage", message = ("a checkpoint cannot be read: %s"):format(problem), place = place,
-        problem = ("%s: %s"):format(file, problem:match("[^/]*: ([^/]*)$") or "it cannot be read")}
+        problem = ("the file '%s': %s"):format(file, problem:match("[^/]*: ([^/]*)$") or "it cannot be read")}
     end
     return bytes
   end
