@@ -50,14 +50,15 @@ function refusal.of_method(err, method)
 end
 
 --- The error as a refusal when files of something are damaged, or cannot be read: DATA_LOSS. Where they lie is told by
---- its hint, which stays in this process.
+--- its hint, which stays in this process; an operation fails with the category data_loss.
 ---@param what string whose files: "checkpoint river://run-1/weights/final"
 ---@param err any
 ---@return any
 function refusal.of_files(what, err)
   if not errors.is(err, "storage") or not err.place then return err end
-  local made = refusal.new("DATA_LOSS", ("the %s cannot be used: %s"):format(what, err.problem))
-  made.hint = ("its files are in '%s'%s"):format(err.place, err.hint and ": " .. err.hint or "")
+  local text = ("the %s cannot be used: %s"):format(what, err.problem)
+  local made = refusal.new("DATA_LOSS", err.hint and ("%s (%s)"):format(text, err.hint) or text)
+  made.hint = ("its files are in '%s'"):format(err.place)
   made.cause = err
   return made
 end
@@ -72,7 +73,11 @@ local CATEGORIES = {storage = "storage", memory = "out_of_memory", limit = "limi
 ---@return table|nil failed
 function refusal.outcome(err)
   if not errors.is(err) then return nil, {error_category = "internal", message = tostring(err)} end
-  if err.kind == "grpc" then return err end
+  if err.code == "DATA_LOSS" then   -- clients would ask for the result of an operation again and again
+    return nil, {error_category = "data_loss", message = err.details}
+  elseif err.kind == "grpc" then
+    return err
+  end
   if err.kind == "refused" then return refusal.new("INVALID_ARGUMENT", err.message) end
   local text = tostring(err.message)
   if err.hint then text = ("%s (%s)"):format(text, err.hint) end
