@@ -37,7 +37,10 @@ Run.__name = "training.Run"
 
 local OPTIONS = {path = "string", client = "table|nil", session = "table|nil", model = "table",
   checkpoint_every = "integer|nil", checkpoint_seconds = "number|nil", name = "string|nil", weights = "table|nil",
-  state = "table|nil", seed = "integer|nil", console = "boolean|nil", backup = "boolean|nil"}
+  state = "table|nil", seed = "integer|nil", console = "boolean|nil", backup = "boolean|nil", keep = "integer|nil"}
+
+-- Often enough for steps of seconds and for steps of minutes; what is saved stays for a year.
+local EVERY_STEPS, EVERY_SECONDS = 10, 600
 
 local function fail(what, text, hint)
   errors.raise{kind = "argument", message = ("%s: %s"):format(what, text), hint = hint}
@@ -50,6 +53,18 @@ local function copy(given)
 end
 
 local function is_model(given) return type(rawget(given, "model_id")) == "string" end
+
+-- Older checkpoints make room by being replaced: those of full weights never are.
+local function check_keep(what, options)
+  local least = options.backup and 2 or 1
+  if options.keep < least then
+    fail(what, "'keep' must be at least " .. (least > 1 and "2: backup may need the one before" or "1"))
+  end
+  if options.model.full_weight or (options.weights or {}).immutable then
+    fail(what, "'keep' is not for checkpoints that are immutable, as those of full weights are",
+      "weights = {ttl = SECONDS} bounds how long they are there")
+  end
+end
 
 local function check(options)
   local what = "training.Run"
@@ -68,6 +83,7 @@ local function check(options)
   if options.checkpoint_every and options.checkpoint_every < 1 then
     fail(what, "'checkpoint_every' must be at least 1 step")
   end
+  if options.keep then check_keep(what, options) end
 end
 
 -- What a run trains, so that it does not go on with another model.
@@ -132,6 +148,7 @@ local function begin(self, options)
     if saved.step > 0 and kept.model then check_same_model(self.path, kept.model, self.description) end
     self.step, self.checkpoint = saved.step, saved.checkpoint
     self.resumed = saved.step > 0 and saved.step or nil
+    self.place = math.tointeger(kept.place) or 0
     if kept.script ~= nil then self.state = kept.script end
     if saved.step > 0 and not saved.checkpoint then
       errors.raise{kind = "storage", hint = "use another path",
@@ -162,10 +179,12 @@ end
 --- Options: `path`: a folder, which one process at a time may use; `model`: what `session:create_model` takes, or
 --- a model; `session`, or `client` (then the run makes a session and ends it; `session` may hold its options);
 --- `checkpoint_every` steps and `checkpoint_seconds`: how often weights are saved, whichever comes first (default:
---- after every step), besides the end; `name` = "step": checkpoints are called step-5, step-10 and so on;
---- `weights`: further options of `save_weights`, such as `ttl`; `state` = {}: a table of the script's that is kept
---- with the weights, in `run.state`; `seed` = 0, see `run:seed`; `console` = true: metrics go to the console, too
---- (`model:log`); `backup` = true: with a run.json that is damaged, goes on from the one before.
+--- 10 steps, or 10 minutes), besides the end; `name` = "step": checkpoints are called step-5, step-10 and so on;
+--- `keep`: so many of the newest stay (default: all, see `ttl`), under `keep` + 1 names that are used in turn:
+--- step-kept-1, step-kept-2; not with `full_weight`; `weights`: further options of `save_weights`, such as `ttl`;
+--- `state` = {}: a table of the script's that is kept with the weights, in `run.state`; `seed` = 0, see `run:seed`;
+--- `console` = true: metrics go to the console, too (`model:log`); `backup` = true: with a run.json that is damaged,
+--- goes on from the one before.
 ---
 --- Raises kind "argument" when the run in this folder trains another model, "storage" when the folder cannot be
 --- used or another process works on the run, "not_found" when the weights are gone, and what making a session or a
@@ -177,11 +196,12 @@ function run.Run(options)
   local path = options.path:gsub("(.)/+$", "%1")
   if path == "" then fail("training.Run", "'path' is empty") end
   local description = description_of(options.model)
-  local file = progress.open(path .. "/run.json", {every = options.checkpoint_every,
-    seconds = options.checkpoint_seconds, backup = options.backup})
+  local every, seconds = options.checkpoint_every, options.checkpoint_seconds
+  if not every and not seconds then every, seconds = EVERY_STEPS, EVERY_SECONDS end
+  local file = progress.open(path .. "/run.json", {every = every, seconds = seconds, backup = options.backup})
   local self = setmetatable({path = path, file = file, metrics = false, model = false, session = false,
     owns_session = false, description = description, name = options.name or "step",
-    weights = copy(options.weights), console = options.console == true, run_seed = options.seed or 0, seeds = 0,
+    weights = copy(options.weights), keep = options.keep or false, place = 0, console = options.console == true, run_seed = options.seed or 0, seeds = 0,
     step = 0, state = options.state or {}, values = false, stopping = false, broken = false, closed = false}, Run)
   local ok, err = pcall(begin, self, options)
   if ok then return self end
@@ -196,17 +216,25 @@ local function check_open(self, what)
   errors.raise{kind = "closed", message = ("run:%s: this run has been closed"):format(what)}
 end
 
+-- What the next checkpoint is called. With `keep`: the name of the oldest one, never that of one that counts.
+local function next_name(self)
+  if not self.keep then return ("%s-%d"):format(self.name, self.step), nil end
+  local place = self.place % (self.keep + 1) + 1
+  return ("%s-kept-%d"):format(self.name, place), place
+end
+
 -- Saves weights, and that they are those of this step.
 local function save(self, done)
   local more = copy(self.weights)
   if self.model.full_weight and more.immutable == nil then more.immutable = true end
-  local checkpoint = self.model:save_weights(("%s-%d"):format(self.name, self.step), more)
+  local name, place = next_name(self)
+  local checkpoint = self.model:save_weights(name, more)
   self.metrics:sync()   -- no step that counts as made is without its row
   local policy = checkpoint.policy_version
   self.file:save{step = self.step, checkpoint = checkpoint.path, policy_id = policy and policy.id,
     run_id = self.model.training_run_id, done = done or nil,
-    state = {model = self.description, script = self.state}}
-  self.checkpoint = checkpoint.path
+    state = {model = self.description, script = self.state, place = place}}
+  self.checkpoint, self.place = checkpoint.path, place or self.place
 end
 
 local function send_to_console(self, values)

@@ -112,6 +112,34 @@ describe("training.Run", function()
     assert.equal(1, server:count("UnloadModel"))
   end)
 
+  it("saves weights every 10 steps unless told otherwise", function()
+    local client <close> = support.client(server)
+    local run <close> = training.Run{path = path, client = client, session = support.SILENT,
+      model = {base_model = support.MODEL, lora = training.LoraConfig{rank = 8}}}
+    for _ in run:steps(21) do end
+    assert.equal(3, server:count("SaveWeights"))      -- after 10, 20 and at the end
+  end)
+
+  it("keeps the newest checkpoints, under names that are used in turn", function()
+    local expected, bytes = undisturbed()
+    local names = {}
+    for stop = 4, 9, 5 do   -- in the middle of step 4; to the end
+      local ok = pcall(with_run, {keep = 2, checkpoint_every = 1}, function(run)
+        for step in run:steps(STEPS) do
+          names[#names + 1] = run.checkpoint and run.checkpoint:match("[^/]*$")
+          train(run, step)
+          if step == stop then error("stop") end
+        end
+        names[#names + 1] = run.checkpoint:match("[^/]*$")
+      end)
+      assert.equal(stop == 9, ok)
+    end
+    assert.same({"step-kept-1", "step-kept-2", "step-kept-3",                     -- before steps 2 to 4
+      "step-kept-3", "step-kept-1", "step-kept-2", "step-kept-3", "step-kept-1", "step-kept-2"}, names)
+    assert.same(expected, server:model().theta)
+    assert.equal(bytes, metrics())
+  end)
+
   it("is read by Python line by line", function()
     undisturbed()
     finish()
@@ -454,7 +482,10 @@ describe("training.Run", function()
       {{modle = {}}, "did you mean 'model'"}, {{client = client, checkpoint_every = 0}, "at least 1"},
       {{client = false}, "'client'"}, {{state = 1}, "'state'"}, {{session = {}}, "neither a client nor"},
       {{client = client, session = {session_id = "s"}}, "not both"}, {{client = client, model = "m"}, "'model'"},
-      {{client = client, model = {model_id = "m"}}, "leave out"},
+      {{client = client, model = {model_id = "m"}}, "leave out"}, {{client = client, keep = 0}, "at least 1"},
+      {{client = client, keep = 1, backup = true}, "at least 2"}, {{client = client, keep = 1.5}, "'keep'"},
+      {{client = client, keep = 1, model = {base_model = support.MODEL, full_weight = true}}, "immutable"},
+      {{client = client, keep = 1, weights = {immutable = true}}, "immutable"},
     } do
       local err = failure(training.Run, options(case[1]))
       assert.equal("argument", err.kind)

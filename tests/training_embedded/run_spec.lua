@@ -116,6 +116,19 @@ describe("a run on embedded:", function()
     assert.equal(expected, metrics("often"))
   end)
 
+  it("keeps so many checkpoints in its folder", function()
+    local store = root .. "/few"
+    local client <close> = training.Client{endpoint = "embedded:" .. store,
+      embedded = {base_models = root .. "/models"}}
+    local run <close> = training.Run{path = root .. "/keeps", client = client, checkpoint_every = 1, keep = 2,
+      model = {base_model = "tiny", lora = training.LoraConfig{rank = 4}}}
+    for _ in run:steps(5) do run:log{a = 1} end
+    local names = require("riverlua.core.folder").list(store .. "/" .. run.model.training_run_id)
+    table.sort(names)
+    assert.equal("step-kept-1 step-kept-2 step-kept-3", table.concat(names, " "))
+    run.model:load_weights(run.checkpoint)
+  end)
+
   it("that kept its weights in memory says that they are gone", function()
     local path = root .. "/memory"
     local function once()
