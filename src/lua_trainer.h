@@ -22,8 +22,9 @@ typedef struct rvl_engine_box {
 } rvl_engine_box;
 
 /*
-** A job that a task waits for. Made of zeroed memory by rvl_trainer_job, whose first member this is; after it has run,
-** `finish` pushes what the call returns (or raises), and `release` frees what else it has, on the runtime's thread.
+** A job that a task waits for. Made of zeroed memory by rvl_trainer_job, whose first member this is; after it has
+** run, `finish` pushes what the call returns (or raises), and `release` frees what else it has, on the runtime's
+** thread.
 */
 typedef struct rvl_lua_job {
   rvl_job job;

@@ -47,7 +47,8 @@ static void read_columns(lua_State *L, rvl_graph_plan *plan) {
     plan->columns[i].dtype = dtypes[luaL_checkoption(L, -1, NULL, names)];
     lua_getfield(L, -2, "width");
     lua_Integer width = luaL_optinteger(L, -1, 0);
-    if (width < 0 || width > RVL_GRAPH_WIDTH) luaL_error(L, "a column's width is not between 1 and %d", RVL_GRAPH_WIDTH);
+    if (width < 0 || width > RVL_GRAPH_WIDTH)
+      luaL_error(L, "a column's width is not between 1 and %d", RVL_GRAPH_WIDTH);
     plan->columns[i].width = (size_t)width;
     lua_pop(L, 3);
   }
@@ -102,8 +103,9 @@ static void read_metrics(lua_State *L, rvl_graph_plan *plan) {
 }
 
 /*
-** graph{columns={{dtype=, width=}, …}, nodes={{op=, args={{node=} | {constant=}, …}, column=, correction=}, …}, loss=,
-** metrics={{name=, node=}, …}, text=} → for model:pass; nodes count from 0. Raises "refused" when it makes no sense.
+** graph{columns={{dtype=, width=}, …}, nodes={{op=, args={{node=} | {constant=}, …}, column=, correction=}, …},
+** loss=, metrics={{name=, node=}, …}, text=} → for model:pass; nodes count from 0. Raises "refused" when it makes
+** no sense.
 */
 int rvl_trainer_graph(lua_State *L) {
   rvl_runtime_check_open(L, rvl_upvalue_runtime(L));

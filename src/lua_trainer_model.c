@@ -33,7 +33,8 @@ static rvl_positions positions_field(lua_State *L, int index) {
   const char *name = luaL_optstring(L, -1, "rotary");
   int i = 0;
   while (names[i] != NULL && strcmp(names[i], name) != 0) i++;
-  if (names[i] == NULL) rvl_raise(L, "argument", NULL, "'positions' must be \"rotary\" or \"learned\", not \"%s\"", name);
+  if (names[i] == NULL)
+    rvl_raise(L, "argument", NULL, "'positions' must be \"rotary\" or \"learned\", not \"%s\"", name);
   lua_pop(L, 1);
   return i == 0 ? RVL_POSITIONS_ROTARY : RVL_POSITIONS_LEARNED;
 }
@@ -113,8 +114,10 @@ static void read_tensor(lua_State *L, int index, const char *prefix, const rvl_t
   bool fits = t->columns == 0 ? array->ndim == 1 && array->length == t->rows
                               : array->ndim == 2 && array->shape[0] == t->rows && array->shape[1] == t->columns;
   if (!fits) {
-    if (t->columns == 0) rvl_raise(L, "refused", NULL, "the tensor '%s' is not a vector of %d", name, (int)t->rows);
-    rvl_raise(L, "refused", NULL, "the tensor '%s' is not a matrix of %d × %d", name, (int)t->rows, (int)t->columns);
+    if (t->columns == 0)
+      rvl_raise(L, "refused", NULL, "the tensor '%s' is not a vector of %d", name, (int)t->rows);
+    rvl_raise(L, "refused", NULL, "the tensor '%s' is not a matrix of %d × %d", name, (int)t->rows,
+              (int)t->columns);
   }
   memcpy(values + t->offset, array->data, t->count * sizeof(float));
   check_values(L, name, values + t->offset, t->count);
@@ -168,7 +171,8 @@ static rvl_base *hold_base(lua_State *L) {
   return box->base;
 }
 
-/* base(config, tensors | nil, seed | nil) → weights that nobody changes; without tensors they are drawn from the seed */
+/* base(config, tensors | nil, seed | nil) → weights that nobody changes; without tensors they are drawn from the
+   seed */
 int rvl_trainer_base(lua_State *L) {
   rvl_runtime_check_open(L, rvl_check_engine(L, 1)->rt);
   lua_settop(L, 4);
@@ -229,8 +233,10 @@ rvl_trainable *rvl_check_trainable(lua_State *L, int index) {
 }
 
 static void read_lora(lua_State *L, int index, rvl_lora_config *config) {
-  *config = (rvl_lora_config){.rank = size_field(L, index, "rank"), .attention = rvl_trainer_flag(L, index, "attn"),
-                              .mlp = rvl_trainer_flag(L, index, "mlp"), .unembed = rvl_trainer_flag(L, index, "unembed")};
+  *config = (rvl_lora_config){.rank = size_field(L, index, "rank"),
+                              .attention = rvl_trainer_flag(L, index, "attn"),
+                              .mlp = rvl_trainer_flag(L, index, "mlp"),
+                              .unembed = rvl_trainer_flag(L, index, "unembed")};
   lua_getfield(L, index, "scale");
   config->scale = luaL_checknumber(L, -1);
   lua_pop(L, 1);
@@ -277,8 +283,8 @@ static int model_close(lua_State *L) {
 }
 
 /*
-** What reads or changes a model is a job too, on copies: the engine may be at work on the model, and this comes after what
-** was asked for before.
+** What reads or changes a model is a job too, on copies: the engine may be at work on the model, and this comes
+** after what was asked for before.
 */
 typedef struct turn_job {
   rvl_lua_job lua;
@@ -454,14 +460,15 @@ static int model_set_optimizer(lua_State *L) {
 }
 
 void rvl_trainer_add_models(lua_State *L) {
-  static const luaL_Reg base_methods[] = {{"config", base_config}, {"tensors", base_tensors}, {"close", base_close},
-                                          {"parameters", base_parameters}, {"sample", rvl_trainer_sample}, {NULL, NULL}};
+  static const luaL_Reg base_methods[] = {{"config", base_config}, {"tensors", base_tensors},
+                                          {"close", base_close}, {"parameters", base_parameters},
+                                          {"sample", rvl_trainer_sample}, {NULL, NULL}};
   static const luaL_Reg base_meta[] = {{"__gc", base_close}, {"__close", base_close}, {NULL, NULL}};
   static const luaL_Reg model_methods[] = {
       {"tensors", model_tensors}, {"set_tensors", model_set_tensors}, {"merged", model_merged},
       {"optimizer", model_optimizer}, {"set_optimizer", model_set_optimizer}, {"parameters", model_parameters},
-      {"pass", rvl_trainer_pass}, {"step", rvl_trainer_step}, {"sample", rvl_trainer_sample}, {"close", model_close},
-      {NULL, NULL}};
+      {"pass", rvl_trainer_pass}, {"step", rvl_trainer_step}, {"sample", rvl_trainer_sample},
+      {"close", model_close}, {NULL, NULL}};
   static const luaL_Reg model_meta[] = {{"__gc", model_close}, {"__close", model_close}, {NULL, NULL}};
   rvl_new_class(L, RVL_TRAINER_BASE, base_methods, base_meta);
   rvl_new_class(L, RVL_TRAINER_MODEL, model_methods, model_meta);

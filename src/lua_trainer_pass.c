@@ -37,8 +37,8 @@ static void release_pass(rvl_lua_job *lua) {
 
 static void run_pass(rvl_job *base, rvl_pool *pool) {
   pass_job *job = (pass_job *)(void *)base;
-  rvl_pass_status status = rvl_trainable_pass(job->model, pool, job->examples, job->count, &job->loss, job->gradients,
-                                              job->clear, &base->cancelled, &job->result);
+  rvl_pass_status status = rvl_trainable_pass(job->model, pool, job->examples, job->count, &job->loss,
+                                              job->gradients, job->clear, &base->cancelled, &job->result);
   job->done = status == RVL_PASS_DONE;
   if (status == RVL_PASS_NO_MEMORY) job->lua.failure = "there is not enough memory for this pass";
 }
@@ -124,7 +124,8 @@ static void read_examples(lua_State *L, pass_job *job, lua_Integer count) {
     }
     const rvl_example *example = &job->examples[job->count++];
     job->tokens += example->length;
-    if (job->graph != NULL && !rvl_graph_check(job->graph, example, job->model->layout->config.vocabulary, refusal)) {
+    if (job->graph != NULL && !rvl_graph_check(job->graph, example, job->model->layout->config.vocabulary,
+                                               refusal)) {
       rvl_raise(L, "refused", NULL, "datum %d: %s", (int)i - 1, refusal);
     }
     lua_pop(L, 1);
@@ -139,8 +140,8 @@ static void read_graph(lua_State *L, pass_job *job) {
 }
 
 /*
-** pass(list of datums' bytes, {loss=, config={}, gradients=, clear=, graph=}) → see finish_pass; raises "refused" before
-** anything is done
+** pass(list of datums' bytes, {loss=, config={}, gradients=, clear=, graph=}) → see finish_pass; raises "refused"
+** before anything is done
 */
 int rvl_trainer_pass(lua_State *L) {
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
@@ -213,7 +214,8 @@ int rvl_trainer_step(lua_State *L) {
   rvl_engine_box *engine = rvl_trainer_engine_of(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   rvl_adamw_options options = {.lr = option(L, "lr", 0, 0, most), .beta1 = option(L, "beta1", 0.9, 0, below_one),
-                               .beta2 = option(L, "beta2", 0.999, 0, below_one), .eps = option(L, "eps", 1e-8, least, most),
+                               .beta2 = option(L, "beta2", 0.999, 0, below_one),
+                               .eps = option(L, "eps", 1e-8, least, most),
                                .weight_decay = option(L, "weight_decay", 0, 0, most),
                                .clip = option(L, "clip", 0, 0, most), .scale = option(L, "scale", 1, 0, most)};
   step_job *job = rvl_trainer_job(L, engine, sizeof *job, run_step, finish_step, release_step);

@@ -45,8 +45,10 @@ static const rvl_model_layout *layout_of(const sample_job *job) {
 static void run_samples(rvl_job *base, rvl_pool *pool) {
   sample_job *job = (sample_job *)(void *)base;
   const float *weights = job->model != NULL ? job->model->weights : job->base->weights;
-  job->done = rvl_sampler_run(layout_of(job), pool, weights, job->requests, job->count, job->results, &base->cancelled);
-  if (!job->done && !atomic_load(&base->cancelled)) job->lua.failure = "there is not enough memory for these samples";
+  job->done = rvl_sampler_run(layout_of(job), pool, weights, job->requests, job->count, job->results,
+                              &base->cancelled);
+  if (!job->done && !atomic_load(&base->cancelled))
+    job->lua.failure = "there is not enough memory for these samples";
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------- */
@@ -89,8 +91,8 @@ static void read_ids(lua_State *L, sample_job *job, rvl_sample_request *request,
   }
   for (size_t i = 0; i < count; i++) {
     if ((uint32_t)ids[i] >= config->vocabulary) {
-      rvl_raise(L, "refused", NULL, "prompt %d: token %d is %d, the vocabulary has %d", number, (int)i, (int)ids[i],
-                (int)config->vocabulary);
+      rvl_raise(L, "refused", NULL, "prompt %d: token %d is %d, the vocabulary has %d", number, (int)i,
+                (int)ids[i], (int)config->vocabulary);
     }
   }
   job->ids.length += count * sizeof(int32_t);
@@ -101,7 +103,8 @@ static void read_ids(lua_State *L, sample_job *job, rvl_sample_request *request,
 static void read_stops(lua_State *L, sample_job *job, rvl_sample_request *request, int number) {
   if (lua_getfield(L, -1, "stop") == LUA_TTABLE) {
     size_t count = lua_rawlen(L, -1);
-    if (count > MOST_STOPS) rvl_raise(L, "refused", NULL, "prompt %d has more than %d stop strings", number, MOST_STOPS);
+    if (count > MOST_STOPS)
+      rvl_raise(L, "refused", NULL, "prompt %d has more than %d stop strings", number, MOST_STOPS);
     for (size_t i = 1; i <= count; i++) {
       size_t length;
       lua_rawgeti(L, -1, (lua_Integer)i);
@@ -130,7 +133,8 @@ static void read_request(lua_State *L, sample_job *job, rvl_sample_request *requ
   if (!(request->top_p > 0 && request->top_p <= 1)) {
     rvl_raise(L, "refused", NULL, "prompt %d: top_p must be above 0 and at most 1", number);
   }
-  if (top < 0 || top > MOST_TOP) rvl_raise(L, "refused", NULL, "prompt %d: logprobs is not between 0 and %d", number, MOST_TOP);
+  if (top < 0 || top > MOST_TOP)
+    rvl_raise(L, "refused", NULL, "prompt %d: logprobs is not between 0 and %d", number, MOST_TOP);
   request->max_tokens = (size_t)most;
   request->top_logprobs = (size_t)top;
   request->prompt_logprobs = rvl_trainer_flag(L, -1, "prompt_logprobs");
@@ -141,7 +145,8 @@ static void read_request(lua_State *L, sample_job *job, rvl_sample_request *requ
 /* Now that nothing moves any more. */
 static void point(lua_State *L, sample_job *job) {
   size_t stops = job->stop_lengths.length / sizeof(size_t);
-  if (!rvl_bytes_reserve(&job->stop_places, (stops + 1) * sizeof(const char *))) luaL_error(L, "not enough memory");
+  if (!rvl_bytes_reserve(&job->stop_places, (stops + 1) * sizeof(const char *)))
+    luaL_error(L, "not enough memory");
   const char **places = (const char **)(void *)job->stop_places.data;
   const size_t *lengths = (const size_t *)(void *)job->stop_lengths.data;
   const char *text = job->stops.data;
@@ -161,7 +166,8 @@ static void point(lua_State *L, sample_job *job) {
 /* ---- results ----------------------------------------------------------------------------------------------- */
 
 /* {rows=, width=, ids=, logprobs=}: bytes of int32 and float32, row by row */
-static void set_top(lua_State *L, const char *name, const int32_t *ids, const float *logprobs, size_t rows, size_t width) {
+static void set_top(lua_State *L, const char *name, const int32_t *ids, const float *logprobs, size_t rows,
+                    size_t width) {
   if (ids == NULL) return;
   lua_createtable(L, 0, 4);
   lua_pushinteger(L, (lua_Integer)rows);
@@ -204,9 +210,11 @@ static int finish_samples(lua_State *L, rvl_lua_job *lua) {
     lua_pushboolean(L, r->stopped);
     lua_setfield(L, -2, "stopped");
     set_text(L, r);
-    if (r->prompt_logprobs != NULL) set_array(L, "prompt_logprobs", RVL_FLOAT64, r->prompt_logprobs, request->prompt_length);
+    if (r->prompt_logprobs != NULL)
+      set_array(L, "prompt_logprobs", RVL_FLOAT64, r->prompt_logprobs, request->prompt_length);
     set_top(L, "top", r->top_ids, r->top_logprobs, r->count, request->top_logprobs);
-    set_top(L, "prompt_top", r->prompt_top_ids, r->prompt_top_logprobs, request->prompt_length, request->top_logprobs);
+    set_top(L, "prompt_top", r->prompt_top_ids, r->prompt_top_logprobs, request->prompt_length,
+            request->top_logprobs);
     lua_rawseti(L, -2, (lua_Integer)i + 1);
   }
   return 1;
@@ -216,7 +224,8 @@ static int finish_samples(lua_State *L, rvl_lua_job *lua) {
 
 /*
 ** sample{{ids=, max_tokens=, temperature=, top_p=, top_k=, seed=, stop={}, top_logprobs=, prompt_logprobs=}, …}
-** → {{ids=, logprobs=, stopped=, text=, prompt_logprobs=, top=, prompt_top=}, …}; raises "refused" before anything is done
+** → {{ids=, logprobs=, stopped=, text=, prompt_logprobs=, top=, prompt_top=}, …}; raises "refused" before
+** anything is done
 */
 int rvl_trainer_sample(lua_State *L) {
   bool trained = luaL_testudata(L, 1, RVL_TRAINER_MODEL) != NULL;

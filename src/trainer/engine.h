@@ -1,6 +1,6 @@
 /*
-** The thread that works on jobs, one after another in the order they came, with a pool of threads to share them out to.
-** Those who give it jobs go on meanwhile.
+** The thread that works on jobs, one after another in the order they came, with a pool of threads to share them
+** out to. Those who give it jobs go on meanwhile.
 */
 #ifndef RVL_ENGINE_H
 #define RVL_ENGINE_H

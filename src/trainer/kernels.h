@@ -1,7 +1,7 @@
 /*
 ** The loops that must be vectorised. Their sources are compiled once per instruction set; the fitting ones are
-** chosen when the program runs. Sums have the same order on every call: one processor always gives the same result.
-** NaN and infinity go through. No pointer needs to be aligned, none may overlap unless said.
+** chosen when the program runs. Sums have the same order on every call: one processor always gives the same
+** result. NaN and infinity go through. No pointer needs to be aligned, none may overlap unless said.
 */
 #ifndef RVL_KERNELS_H
 #define RVL_KERNELS_H
@@ -87,8 +87,8 @@ typedef struct rvl_kernels {
      rvl_rotary_table. `back`: the other way (gradients). */
   void (*rotary)(size_t heads, size_t width, const float *turn, bool back, float *x);
 
-  /* ---- products of packed rows, as those of blas.h; `add`: to c. Each sum is in the order of the depth, whatever is
-     beside it. scratch: RVL_PRODUCT_SCRATCH floats. */
+  /* ---- products of packed rows, as those of blas.h; `add`: to c. Each sum is in the order of the depth,
+     whatever is beside it. scratch: RVL_PRODUCT_SCRATCH floats. */
   bool fast_products;          /* faster than a BLAS for a micro-batch */
   void (*linear)(size_t rows, size_t columns, size_t depth, const float *a, const float *b, bool add, float *c,
                  float *scratch);

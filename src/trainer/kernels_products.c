@@ -1,7 +1,7 @@
 /*
-** Products of matrices of rows, see kernels.h. Of b a panel, as wide as two vectors, is laid out in scratch memory;
-** a tile of rows × panel stays in registers while the depth goes by. A BLAS lays out the other factor as well, and
-** clears the result beforehand: where all is near, as in micro-batches, that is a seventh of its time.
+** Products of matrices of rows, see kernels.h. Of b a panel, as wide as two vectors, is laid out in scratch
+** memory; a tile of rows × panel stays in registers while the depth goes by. A BLAS lays out the other factor as
+** well, and clears the result beforehand: where all is near, as in micro-batches, that is a seventh of its time.
 */
 #include "kernels_simd.h"
 

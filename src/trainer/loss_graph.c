@@ -13,13 +13,14 @@ static const char position_name[] = "__river_loss_position", graph_name[] = "__r
 static const struct { const char *name; unsigned arguments; } ops[RVL_OPS] = {
     [RVL_OP_LOGITS] = {"logits", 0}, [RVL_OP_INPUT] = {"input", 0}, [RVL_OP_CE] = {"ce", 2},
     [RVL_OP_LOG_SOFTMAX] = {"log_softmax", 1}, [RVL_OP_GATHER] = {"gather", 2}, [RVL_OP_ADD] = {"add", 2},
-    [RVL_OP_SUB] = {"sub", 2}, [RVL_OP_MUL] = {"mul", 2}, [RVL_OP_DIV] = {"div", 2}, [RVL_OP_MINIMUM] = {"minimum", 2},
-    [RVL_OP_MAXIMUM] = {"maximum", 2}, [RVL_OP_CLAMP_MIN] = {"clamp_min", 2}, [RVL_OP_CLAMP_MAX] = {"clamp_max", 2},
+    [RVL_OP_SUB] = {"sub", 2}, [RVL_OP_MUL] = {"mul", 2}, [RVL_OP_DIV] = {"div", 2},
+    [RVL_OP_MINIMUM] = {"minimum", 2}, [RVL_OP_MAXIMUM] = {"maximum", 2},
+    [RVL_OP_CLAMP_MIN] = {"clamp_min", 2}, [RVL_OP_CLAMP_MAX] = {"clamp_max", 2},
     [RVL_OP_NEG] = {"neg", 1}, [RVL_OP_EXP] = {"exp", 1}, [RVL_OP_EXPM1] = {"expm1", 1}, [RVL_OP_LOG] = {"log", 1},
     [RVL_OP_SQRT] = {"sqrt", 1}, [RVL_OP_DETACH] = {"detach", 1}, [RVL_OP_FLOAT] = {"float", 1},
-    [RVL_OP_SUM] = {"sum", 1}, [RVL_OP_MEAN] = {"mean", 1}, [RVL_OP_AMIN] = {"amin", 1}, [RVL_OP_AMAX] = {"amax", 1},
-    [RVL_OP_LOGSUMEXP] = {"logsumexp", 1}, [RVL_OP_VAR] = {"var", 1}, [RVL_OP_STD] = {"std", 1},
-    [RVL_OP_SUM_CANDIDATES] = {"sum_candidates", 1},
+    [RVL_OP_SUM] = {"sum", 1}, [RVL_OP_MEAN] = {"mean", 1}, [RVL_OP_AMIN] = {"amin", 1},
+    [RVL_OP_AMAX] = {"amax", 1}, [RVL_OP_LOGSUMEXP] = {"logsumexp", 1}, [RVL_OP_VAR] = {"var", 1},
+    [RVL_OP_STD] = {"std", 1}, [RVL_OP_SUM_CANDIDATES] = {"sum_candidates", 1},
 };
 
 rvl_graph_op rvl_graph_op_named(const char *name) {
@@ -31,7 +32,7 @@ rvl_graph_op rvl_graph_op_named(const char *name) {
 
 unsigned rvl_graph_arguments(rvl_graph_op op) { return ops[op].arguments; }
 
-/* ---- checking plans ------------------------------------------------------------------------------------------ */
+/* ---- checking plans ----------------------------------------------------------------------------------------- */
 
 typedef struct checker {
   rvl_graph *graph;
@@ -41,7 +42,8 @@ typedef struct checker {
 
 __attribute__((format(printf, 2, 3)))
 static bool refuse(const checker *c, const char *format, ...) {
-  int length = snprintf(c->refusal, RVL_GRAPH_REFUSAL, "node %zu (%s): ", c->at, ops[c->graph->nodes[c->at].plan.op].name);
+  int length = snprintf(c->refusal, RVL_GRAPH_REFUSAL, "node %zu (%s): ", c->at,
+                        ops[c->graph->nodes[c->at].plan.op].name);
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(c->refusal + length, RVL_GRAPH_REFUSAL - (size_t)length, format, arguments);
@@ -166,7 +168,8 @@ static bool check_graph(rvl_graph *graph, char *refusal) {
   return true;
 }
 
-rvl_graph *rvl_graph_new(const rvl_graph_plan *plan, const char *text, size_t length, char refusal[RVL_GRAPH_REFUSAL]) {
+rvl_graph *rvl_graph_new(const rvl_graph_plan *plan, const char *text, size_t length,
+                         char refusal[RVL_GRAPH_REFUSAL]) {
   refusal[0] = '\0';
   rvl_graph *graph = calloc(1, sizeof *graph + length);
   if (graph == NULL) return NULL;
@@ -199,7 +202,7 @@ size_t rvl_graph_metrics(const rvl_graph *graph) { return graph->metric_count; }
 
 const char *rvl_graph_metric(const rvl_graph *graph, size_t i) { return graph->metrics[i]; }
 
-/* ---- checking examples --------------------------------------------------------------------------------------- */
+/* ---- checking examples -------------------------------------------------------------------------------------- */
 
 const rvl_column *rvl_graph_column_of(const rvl_example *example, size_t index) {
   char name[40];
@@ -222,7 +225,8 @@ static bool check_column(const rvl_graph *graph, size_t index, const rvl_example
                          char *refusal) {
   const rvl_graph_column *wanted = &graph->columns[index];
   const rvl_column *column = rvl_graph_column_of(example, index);
-  if (column == NULL || column->dtype != wanted->dtype || column->rows != example->length || column->width != wanted->width) {
+  if (column == NULL || column->dtype != wanted->dtype || column->rows != example->length ||
+      column->width != wanted->width) {
     snprintf(refusal, RVL_GRAPH_REFUSAL, "%s%zu is %s", column_prefix, index,
              column == NULL ? "missing" : "not of the graph's type or shape");
     return false;
@@ -245,7 +249,8 @@ static bool check_column(const rvl_graph *graph, size_t index, const rvl_example
 
 /* What a datum of a custom loss has besides the columns of its graph. */
 static bool is_known(const rvl_graph *graph, const char *name) {
-  static const char *const others[] = {"input_ids", "attention_mask", "expert_routing_handle", position_name, graph_name};
+  static const char *const others[] = {"input_ids", "attention_mask", "expert_routing_handle", position_name,
+                                       graph_name};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
     if (strcmp(name, others[i]) == 0) return true;
   }
@@ -263,13 +268,15 @@ static bool check_rest(const rvl_graph *graph, const rvl_example *example, char 
              rvl_example_shown(name, strlen(name)), name);
     return false;
   }
-  const rvl_column *position = rvl_example_column(example, position_name), *text = rvl_example_column(example, graph_name);
+  const rvl_column *position = rvl_example_column(example, position_name);
+  const rvl_column *text = rvl_example_column(example, graph_name);
   bool ones = position != NULL && position->rows == example->length && position->width == 0;
   for (size_t i = 0; ones && i < position->count; i++) ones = rvl_column_number(position, i) == 1;
   if (!ones) snprintf(refusal, RVL_GRAPH_REFUSAL, "%s is not ones", position_name);
   bool same = text != NULL && text->dtype == RVL_UINT8 && text->count == graph->text_length &&
               memcmp(text->data, graph->text, text->count) == 0;
-  if (ones && !same) snprintf(refusal, RVL_GRAPH_REFUSAL, "%s is another graph than the first datum's", graph_name);
+  if (ones && !same)
+    snprintf(refusal, RVL_GRAPH_REFUSAL, "%s is another graph than the first datum's", graph_name);
   return ones && same;
 }
 

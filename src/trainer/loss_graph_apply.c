@@ -1,7 +1,7 @@
 /*
-** The value of a custom loss for one example, forwards through its nodes, and its gradient, backwards. What is kept of
-** logits is log Σ exp of each token; their gradient is a weight of each token's whole distribution, and of the tokens
-** that were looked up.
+** The value of a custom loss for one example, forwards through its nodes, and its gradient, backwards. What is
+** kept of logits is log Σ exp of each token; their gradient is a weight of each token's whole distribution, and
+** of the tokens that were looked up.
 */
 #include "loss_graph_inside.h"
 
@@ -37,7 +37,7 @@ static operand argument(const run *r, const node *n, unsigned i) {
   return (operand){r->value[a->node], r->slope[a->node], of->shape == SHAPE_NUMBER ? 0 : 1, count, of};
 }
 
-/* ---- forwards ------------------------------------------------------------------------------------------------ */
+/* ---- forwards ----------------------------------------------------------------------------------------------- */
 
 static void read_column(const run *r, const node *n, double *out) {
   const rvl_column *column = rvl_graph_column_of(r->example, n->plan.column);
@@ -125,7 +125,8 @@ static void compute(const run *r, const node *n, double *out) {
   operand a = argument(r, n, 0);
   if (rvl_graph_arguments(n->plan.op) == 2) {
     operand b = argument(r, n, 1);
-    for (size_t i = 0; i < size_of(r, n); i++) out[i] = binary(n->plan.op, a.value[i * a.step], b.value[i * b.step]);
+    for (size_t i = 0; i < size_of(r, n); i++)
+      out[i] = binary(n->plan.op, a.value[i * a.step], b.value[i * b.step]);
   } else if (n->plan.op == RVL_OP_SUM_CANDIDATES) {
     for (size_t i = 0; i < a.count; i++) out[i / a.node->width] += a.value[i];
   } else if (n->plan.op >= RVL_OP_SUM) {
@@ -135,7 +136,7 @@ static void compute(const run *r, const node *n, double *out) {
   }
 }
 
-/* ---- backwards ----------------------------------------------------------------------------------------------- */
+/* ---- backwards ---------------------------------------------------------------------------------------------- */
 
 /* d unary / d x, where y is its value. */
 static double unary_slope(rvl_graph_op op, double x, double y) {
@@ -219,7 +220,8 @@ static void logits_row(const run *r, size_t t, float *scratch, float *row) {
     const node *n = &r->graph->nodes[i];
     if (n->kind != KIND_VALUE && !n->detached && r->slope[i][t] != 0) {
       double a = 1 / n->temperature;
-      r->kernels->softmax_times(r->vocabulary, (float)a, (float)r->value[i][t], (float)(a * r->slope[i][t]), logits, scratch);
+      r->kernels->softmax_times(r->vocabulary, (float)a, (float)r->value[i][t], (float)(a * r->slope[i][t]),
+                                logits, scratch);
       r->kernels->add(r->vocabulary, scratch, row);
     } else if (n->plan.op == RVL_OP_CE || n->plan.op == RVL_OP_GATHER) {
       operand of = argument(r, n, 0), ids = argument(r, n, 1);
@@ -249,8 +251,8 @@ static bool gradient_of(const run *r, float *logits) {
   return true;
 }
 
-bool rvl_graph_apply(const rvl_graph *graph, const rvl_kernels *kernels, const rvl_example *example, size_t vocabulary,
-                     float *logits, bool gradient, double *value, double *custom) {
+bool rvl_graph_apply(const rvl_graph *graph, const rvl_kernels *kernels, const rvl_example *example,
+                     size_t vocabulary, float *logits, bool gradient, double *value, double *custom) {
   run r = {.graph = graph, .kernels = kernels, .example = example, .vocabulary = vocabulary, .logits = logits};
   size_t total = 0;
   for (size_t i = 0; i < graph->node_count; i++) total += size_of(&r, &graph->nodes[i]);

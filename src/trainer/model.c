@@ -58,7 +58,8 @@ bool rvl_model_layout_init(rvl_model_layout *layout, const rvl_model_config *c) 
     return false;
   }
   layout->token = add(layout, RVL_PART_TOKEN, 0, c->vocabulary, c->width);
-  if (c->positions == RVL_POSITIONS_LEARNED) layout->position = add(layout, RVL_PART_POSITION, 0, c->context, c->width);
+  if (c->positions == RVL_POSITIONS_LEARNED)
+    layout->position = add(layout, RVL_PART_POSITION, 0, c->context, c->width);
   for (uint32_t i = 0; i < c->layers; i++) {
     rvl_layer_offsets *l = &layout->layers[i];
     l->norm1_weight = add(layout, RVL_PART_NORM1_WEIGHT, i, c->width, 0);
@@ -99,7 +100,8 @@ void rvl_model_initialise(const rvl_model_layout *layout, uint64_t seed, float *
   for (size_t i = 0; i < layout->count; i++) {
     const rvl_tensor *t = &layout->tensors[i];
     float *w = weights + t->offset;
-    bool weight = t->part == RVL_PART_NORM1_WEIGHT || t->part == RVL_PART_NORM2_WEIGHT || t->part == RVL_PART_NORM_WEIGHT;
+    bool weight = t->part == RVL_PART_NORM1_WEIGHT || t->part == RVL_PART_NORM2_WEIGHT ||
+                  t->part == RVL_PART_NORM_WEIGHT;
     double deviation = t->part == RVL_PART_OUT || t->part == RVL_PART_DOWN ? residual : 0.02;
     for (size_t k = 0; k < t->count; k++) {
       w[k] = t->columns == 0 ? (weight ? 1.0f : 0.0f) : (float)(deviation * rvl_random_normal(&random));

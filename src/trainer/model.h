@@ -1,9 +1,9 @@
 /*
-** What a decoder-only transformer is made of: its configuration, and where in one flat vector of floats each of its
-** tensors lies. Weights, gradients and the optimizer's moments all have this layout. No Lua.
+** What a decoder-only transformer is made of: its configuration, and where in one flat vector of floats each of
+** its tensors lies. Weights, gradients and the optimizer's moments all have this layout. No Lua.
 **
-** Pre-norm: x += out(attention(norm1(x))); x += down(gelu(up(norm2(x)))); logits = head(norm(x)). Norms are LayerNorms with
-** weight and bias, linear maps have no bias, gelu is the tanh form.
+** Pre-norm: x += out(attention(norm1(x))); x += down(gelu(up(norm2(x)))); logits = head(norm(x)). Norms are
+** LayerNorms with weight and bias, linear maps have no bias, gelu is the tanh form.
 */
 #ifndef RVL_MODEL_H
 #define RVL_MODEL_H
@@ -35,7 +35,7 @@ typedef enum rvl_part {
   RVL_PART_POSITION,           /* [context, width]; learned positions only */
   RVL_PART_NORM1_WEIGHT,       /* [width], as all norms are */
   RVL_PART_NORM1_BIAS,
-  RVL_PART_QKV,                /* [3 width, width]: rows of all queries, then keys, then values; heads one after another */
+  RVL_PART_QKV,                /* [3 width, width]: rows of all queries, of keys, of values; head after head */
   RVL_PART_OUT,                /* [width, width] */
   RVL_PART_NORM2_WEIGHT,
   RVL_PART_NORM2_BIAS,

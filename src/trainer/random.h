@@ -1,6 +1,6 @@
 /*
-** Random numbers that depend on a seed and a count alone: SplitMix64 over a key. The same on every machine, but for the
-** last bit of normal ones, which is that of the C library's logarithms and cosines.
+** Random numbers that depend on a seed and a count alone: SplitMix64 over a key. The same on every machine, but
+** for the last bit of normal ones, which is that of the C library's logarithms and cosines.
 */
 #ifndef RVL_RANDOM_H
 #define RVL_RANDOM_H

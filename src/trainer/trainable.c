@@ -46,7 +46,8 @@ static bool take_weights(rvl_trainable *model) {
   return model->weights != NULL;
 }
 
-rvl_trainable *rvl_trainable_new(rvl_base *base, const rvl_blas *blas, const rvl_lora_config *lora, uint64_t seed) {
+rvl_trainable *rvl_trainable_new(rvl_base *base, const rvl_blas *blas, const rvl_lora_config *lora,
+                                 uint64_t seed) {
   rvl_trainable *model = calloc(1, sizeof *model);
   if (model == NULL) return NULL;
   model->references = 1;
@@ -92,7 +93,8 @@ rvl_trained_tensor rvl_trainable_tensor(const rvl_trainable *model, size_t i) {
 }
 
 void rvl_trainable_merge(rvl_trainable *model) {
-  if (model->adapted) rvl_lora_merge(&model->lora, model->blas, model->base->weights, model->trained, model->weights);
+  if (model->adapted)
+    rvl_lora_merge(&model->lora, model->blas, model->base->weights, model->trained, model->weights);
 }
 
 /* The gradient that a pass adds to: the model's own, or one of merged weights. */
@@ -108,8 +110,8 @@ rvl_pass_status rvl_trainable_pass(rvl_trainable *model, rvl_pool *pool, const r
   if (model->pass == NULL) model->pass = rvl_pass_new(model->layout, model->blas, pool);
   if (model->pass == NULL) return RVL_PASS_NO_MEMORY;
   rvl_pass_request request = {.weights = model->weights, .examples = examples, .count = count, .loss = loss,
-                              .wanted = model->adapted ? model->lora.wanted : NULL, .clear = clear || model->adapted,
-                              .cancel = cancel};
+                              .wanted = model->adapted ? model->lora.wanted : NULL,
+                              .clear = clear || model->adapted, .cancel = cancel};
   if (gradients && (request.gradient = gradient_for(model)) == NULL) return RVL_PASS_NO_MEMORY;
   rvl_pass_status status = rvl_pass_run(model->pass, &request, result);
   if (status == RVL_PASS_DONE && gradients && model->adapted) {

@@ -1,6 +1,6 @@
 /*
-** A model that is trained: a base that others may share, adapters over it or weights of its own, their gradient and
-** optimizer. What changes it is called by one thread at a time.
+** A model that is trained: a base that others may share, adapters over it or weights of its own, their gradient
+** and optimizer. What changes it is called by one thread at a time.
 */
 #ifndef RVL_TRAINABLE_H
 #define RVL_TRAINABLE_H
@@ -58,7 +58,8 @@ rvl_trained_tensor rvl_trainable_tensor(const rvl_trainable *model, size_t i);
 /* After `trained` has changed. */
 void rvl_trainable_merge(rvl_trainable *model);
 
-/* A request over examples; with `gradients` the model's gradient grows, or is replaced (`clear`); not when it fails. */
+/* A request over examples; with `gradients` the model's gradient grows, or is replaced (`clear`); not when it
+   fails. */
 rvl_pass_status rvl_trainable_pass(rvl_trainable *model, rvl_pool *pool, const rvl_example *examples, size_t count,
                                    const rvl_loss *loss, bool gradients, bool clear, atomic_bool *cancel,
                                    rvl_pass_result *result);

@@ -6,7 +6,8 @@ local datum = require "training.datum"
 local errors = require "riverlua.errors"
 local task = require "riverlua.task"
 
-local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64, positions = "rotary"}
+local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64,
+  positions = "rotary"}
 local LORA = {rank = 4, scale = 10, attn = true, mlp = true, unembed = true, seed = 3}
 
 local function datums(count, length)
@@ -148,8 +149,10 @@ describe("the trainer's engine", function()
     model:step{lr = 1e-2}
     local tensors = by_name(model:tensors())
     assert.equal(2 * (2 * 4 + 1), #model:tensors())
-    assert.same({4, 32}, {#tensors["layers.0.attn.qkv.lora_A.weight"], #tensors["layers.0.attn.qkv.lora_A.weight"][1]})
-    assert.same({96, 4}, {#tensors["layers.1.attn.qkv.lora_B.weight"], #tensors["layers.1.attn.qkv.lora_B.weight"][1]})
+    assert.same({4, 32}, {#tensors["layers.0.attn.qkv.lora_A.weight"],
+      #tensors["layers.0.attn.qkv.lora_A.weight"][1]})
+    assert.same({96, 4}, {#tensors["layers.1.attn.qkv.lora_B.weight"],
+      #tensors["layers.1.attn.qkv.lora_B.weight"][1]})
     assert.equal(base:parameters(), engine:base(CONFIG, by_name(base:tensors())):parameters())
 
     local other = engine:model(base, LORA)
@@ -211,7 +214,8 @@ describe("the trainer's engine", function()
     local model = engine:model(engine:base(CONFIG, nil, 5), LORA)
     local before = by_name(model:tensors())
     local cases = {
-      {{input_ids = {1, 2, 300}, weights = {1.0, 1.0, 1.0}}, "datum 1: input_ids[2] is 300, the vocabulary has 256"},
+      {{input_ids = {1, 2, 300}, weights = {1.0, 1.0, 1.0}},
+        "datum 1: input_ids[2] is 300, the vocabulary has 256"},
       {{input_ids = array.fill("int64", 65, 1), weights = array.fill("float32", 65, 1)}, "datum 1: .*65.*64"},
     }
     for _, case in ipairs(cases) do
@@ -275,7 +279,8 @@ describe("the trainer's engine", function()
       local ids = array.concat(array.int64(requests[i].ids), sample.ids)
       data[i] = {input_ids = ids, weights = array.fill("float32", #ids, 1)}
     end
-    local result = model:pass(datum.encode_all(data), {loss = "cross_entropy", config = {logprob_temperature = 0.8},
+    local result = model:pass(datum.encode_all(data), {loss = "cross_entropy",
+      config = {logprob_temperature = 0.8},
       gradients = false})
     for i, sample in ipairs(samples) do
       for k = 1, #sample.logprobs do

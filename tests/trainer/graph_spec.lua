@@ -1,5 +1,5 @@
---- Custom losses of the trainer: graphs that say what a built-in loss says do what it does, and what makes no sense is
---- refused.
+--- Custom losses of the trainer: graphs that say what a built-in loss says do what it does, and what makes no
+--- sense is refused.
 
 local array = require "riverlua.array"
 local core = require "riverlua.core.trainer"
@@ -8,7 +8,8 @@ local graph = require "training.embedded.graph"
 local json = require "riverlua.json"
 local nest = require "training.nest"
 
-local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64, positions = "learned"}
+local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64,
+  positions = "learned"}
 
 -- -Σ A·exp(lp - old), as the client's own graphs are written
 local IMPORTANCE = {version = 2, loss = 10, metrics = {ratio = 11},
@@ -17,7 +18,8 @@ local IMPORTANCE = {version = 2, loss = 10, metrics = {ratio = 11},
   nodes = {{op = "logits"}, {op = "input", column = 0}, {op = "input", column = 1}, {op = "input", column = 2},
     {op = "ce", args = {{node = 0}, {node = 3}}}, {op = "neg", args = {{node = 4}}},
     {op = "sub", args = {{node = 5}, {node = 2}}}, {op = "exp", args = {{node = 6}}},
-    {op = "mul", args = {{node = 7}, {node = 1}}}, {op = "sum", args = {{node = 8}}}, {op = "neg", args = {{node = 9}}},
+    {op = "mul", args = {{node = 7}, {node = 1}}}, {op = "sum", args = {{node = 8}}},
+    {op = "neg", args = {{node = 9}}},
     {op = "sum", args = {{node = 7}}}}}
 
 local function encode(value) return json.encode(value, {sort = true}) end
@@ -64,7 +66,8 @@ describe("a custom loss of the trainer", function()
     assert.near(built_in:step{lr = 1e-3}.grad_norm, custom:step{lr = 1e-3}.grad_norm, 1e-4)
     local mine = custom:tensors()
     for i, tensor in ipairs(built_in:tensors()) do
-      local a, b = array.from_bytes("float32", tensor.array:bytes()), array.from_bytes("float32", mine[i].array:bytes())
+      local a, b = array.from_bytes("float32", tensor.array:bytes()),
+        array.from_bytes("float32", mine[i].array:bytes())
       local worst = 0
       for k = 1, #a do worst = math.max(worst, math.abs(a[k] - b[k])) end
       assert.truthy(worst < 5e-5, tensor.name .. " differs by " .. worst)
@@ -114,7 +117,8 @@ describe("a custom loss of the trainer", function()
       {function(g) g.loss = 8 end, "the loss is not one number"},
       {function(g) g.metrics.ratio = 7 end, "the metric custom/ratio is not one number"},
       {function(g) g.metrics[("n"):rep(65)] = 9 end, "1 to 64 characters"},
-      {function(g) for i = 1, 120 do g.nodes[12 + i] = {op = "neg", args = {{node = 4}}} end end, "1 to 128 nodes"},
+      {function(g) for i = 1, 120 do g.nodes[12 + i] = {op = "neg", args = {{node = 4}}} end end,
+        "1 to 128 nodes"},
     }
     for _, case in ipairs(cases) do
       local message = changed(case[1])

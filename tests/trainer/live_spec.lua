@@ -65,7 +65,8 @@ describe("PyTorch, live", function()
         reference.distribution(model, file, json.decode(said))
         -- and what was merged is what PEFT's formula makes of it
         reference.distribution(engine:base({vocabulary = 40, width = 24, layers = 2, heads = 3, hidden = 50,
-          context = 30, positions = positions, tied = number == 2 and not lora}, reference.by_name(model:merged())),
+          context = 30, positions = positions, tied = number == 2 and not lora},
+            reference.by_name(model:merged())),
           file, json.decode(said))
       end
       os.remove(whole)

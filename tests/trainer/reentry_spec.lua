@@ -5,7 +5,8 @@ local datum = require "training.datum"
 local errors = require "riverlua.errors"
 
 local RIVERLUA = os.getenv("RIVERLUA") or "build/riverlua"
-local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64, positions = "rotary"}
+local CONFIG = {vocabulary = 256, width = 32, layers = 2, heads = 2, hidden = 48, context = 64,
+  positions = "rotary"}
 local LORA = {rank = 4, scale = 10, attn = true, mlp = true, unembed = true, seed = 3}
 local DATUM = {input_ids = {1, 2, 3}, old_logprobs = {-5.0, -5.0, 0.0}, advantages = {1.0, 1.0, 0.0}}
 
@@ -16,7 +17,9 @@ local function failure(fn, ...)
 end
 
 -- A table in which what is missing is asked for by calling `ask`.
-local function asking(fields, ask) return setmetatable(fields, {__index = function(_, name) return ask(name) end}) end
+local function asking(fields, ask)
+  return setmetatable(fields, {__index = function(_, name) return ask(name) end})
+end
 
 describe("the trainer's arguments", function()
   local engine, data
@@ -35,7 +38,8 @@ describe("the trainer's arguments", function()
   it("may close the model", function()
     local base = engine:base(CONFIG, nil, 1)
     local model = engine:model(base, LORA)
-    assert.truthy(errors.is(failure(model.step, model, asking({lr = 1e-3}, function() model:close() end)), "closed"))
+    assert.truthy(errors.is(failure(model.step, model, asking({lr = 1e-3}, function() model:close() end)),
+      "closed"))
     assert.truthy(errors.is(failure(model.step, model, {lr = 1e-3}), "closed"))
     local lora = asking({rank = 4, attn = true, scale = 1}, function() base:close() end)
     assert.truthy(errors.is(failure(engine.model, engine, base, lora), "closed"))
@@ -88,7 +92,8 @@ describe("the trainer's arguments", function()
     local file <close> = assert(io.open(script, "w"))
     file:write([[
       local core = require "riverlua.core.trainer"
-      local config = {vocabulary = 4, width = 4, layers = 1, heads = 1, hidden = 4, context = 4, positions = "learned"}
+      local config = {vocabulary = 4, width = 4, layers = 1, heads = 1, hidden = 4, context = 4,
+        positions = "learned"}
       local engine = core.open{threads = 1}
       local base = engine:base(config)
       local tries = {function() return engine:base(config) end, function() return engine:model(base) end,

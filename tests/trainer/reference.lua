@@ -1,5 +1,6 @@
--- Replays what PyTorch says (tests/trainer/reference/record.py) through riverlua.core.trainer. Weights are made here by
--- the same formula; a gradient is read off the optimizer: with beta1 = 0 the mean that it keeps is the gradient.
+-- Replays what PyTorch says (tests/trainer/reference/record.py) through riverlua.core.trainer. Weights are made
+-- here by the same formula; a gradient is read off the optimizer: with beta1 = 0 the mean that it keeps is the
+-- gradient.
 --
 -- Equal means, for a tensor b of PyTorch's: told whole, ‖a - b‖ ≤ 1e-4 · ‖b‖. Of a larger one the norm, four sums
 -- with signs, which every element is in, to within 1e-4 · ‖b‖, and single elements with
@@ -182,7 +183,8 @@ end
 local function compare_metrics(where, metrics, told)
   for key, value in pairs(told) do
     if metrics[key] == nil then complain(where, "there is no metric %s", key) end
-    near(("%s, metric %s"):format(where, key), metrics[key], value, reference.TOLERANCE * math.max(math.abs(value), 1))
+    near(("%s, metric %s"):format(where, key), metrics[key], value,
+      reference.TOLERANCE * math.max(math.abs(value), 1))
   end
 end
 
@@ -294,7 +296,8 @@ function reference.optimize(live, model, told)
   for _, kind in ipairs{"exp_avg", "exp_avg_sq"} do
     for name, each in pairs(told[kind]) do
       -- moments of small gradients follow the weights' own small errors
-      reference.same_tensor(("%s, %s of %s"):format(model.name, kind, name), state[kind .. "." .. name], each, 1e-3)
+      reference.same_tensor(("%s, %s of %s"):format(model.name, kind, name), state[kind .. "." .. name], each,
+        1e-3)
     end
   end
 end

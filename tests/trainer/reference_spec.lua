@@ -1,5 +1,5 @@
--- The trainer against PyTorch: logits, every loss's gradients, metrics and log-probabilities, LoRA, AdamW. The values
--- are recorded by reference/record.py; what is called equal: reference.lua.
+-- The trainer against PyTorch: logits, every loss's gradients, metrics and log-probabilities, LoRA, AdamW. The
+-- values are recorded by reference/record.py; what is called equal: reference.lua.
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 local json = require "riverlua.json"

@@ -14,7 +14,8 @@
 #include <cmocka.h>
 
 #if defined(__SANITIZE_THREAD__)
-/* libuv closes descriptors by a bare system call: their numbers seem to be in use when another thread gets them. */
+/* libuv closes descriptors by a bare system call: their numbers seem to be in use when another thread
+   gets them. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void) { return "race:uv__epoll_init\nrace:uv_pipe\nrace:uv_async_init\n"; }
 

@@ -22,12 +22,15 @@ static const uint8_t text[2] = {'{', '}'};
 static const rvl_column columns[] = {
     {.name = "__river_loss_column_0", .dtype = RVL_INT64, .rows = T, .count = T, .data = ids},
     {.name = "__river_loss_column_1", .dtype = RVL_FLOAT32, .rows = T, .count = T, .data = advantages},
-    {.name = "__river_loss_column_2", .dtype = RVL_INT32, .rows = T, .width = K, .count = T * K, .data = candidates},
-    {.name = "__river_loss_column_3", .dtype = RVL_FLOAT32, .rows = T, .width = K, .count = T * K, .data = weights},
+    {.name = "__river_loss_column_2", .dtype = RVL_INT32, .rows = T, .width = K, .count = T * K,
+     .data = candidates},
+    {.name = "__river_loss_column_3", .dtype = RVL_FLOAT32, .rows = T, .width = K, .count = T * K,
+     .data = weights},
     {.name = "__river_loss_position", .dtype = RVL_INT64, .rows = T, .count = T, .data = ones},
     {.name = "__river_loss_graph_v1", .dtype = RVL_UINT8, .rows = 2, .count = 2, .data = text},
 };
-static const rvl_example example = {.length = T, .columns = columns, .column_count = sizeof columns / sizeof *columns};
+static const rvl_example example = {.length = T, .columns = columns,
+                                    .column_count = sizeof columns / sizeof *columns};
 
 /* Node numbers that every plan begins with. */
 enum { LOGITS, IDS, ADVANTAGES, CANDIDATES, WEIGHTS, FIRST };
@@ -92,15 +95,16 @@ static void check_gradient(const rvl_graph_plan *plan, const char *what) {
 /* Σ A · op(log p) and the like, for every operation. */
 static void test_operations(void **state) {
   (void)state;
-  static const rvl_graph_op unary[] = {RVL_OP_NEG, RVL_OP_EXP, RVL_OP_EXPM1, RVL_OP_FLOAT, RVL_OP_SQRT, RVL_OP_LOG};
+  static const rvl_graph_op unary[] = {RVL_OP_NEG, RVL_OP_EXP, RVL_OP_EXPM1, RVL_OP_FLOAT, RVL_OP_SQRT,
+                                       RVL_OP_LOG};
   for (size_t i = 0; i < sizeof unary / sizeof *unary; i++) {
     rvl_graph_plan plan = base_plan();
     int ce = put(&plan, RVL_OP_CE, LOGITS, IDS);
     put(&plan, RVL_OP_SUM, put(&plan, RVL_OP_MUL, put(&plan, unary[i], ce, 0), ADVANTAGES), 0);
     check_gradient(&plan, "unary");
   }
-  static const rvl_graph_op binary[] = {RVL_OP_ADD, RVL_OP_SUB, RVL_OP_MUL, RVL_OP_DIV, RVL_OP_MINIMUM, RVL_OP_MAXIMUM,
-                                        RVL_OP_CLAMP_MIN, RVL_OP_CLAMP_MAX};
+  static const rvl_graph_op binary[] = {RVL_OP_ADD, RVL_OP_SUB, RVL_OP_MUL, RVL_OP_DIV, RVL_OP_MINIMUM,
+                                        RVL_OP_MAXIMUM, RVL_OP_CLAMP_MIN, RVL_OP_CLAMP_MAX};
   for (size_t i = 0; i < sizeof binary / sizeof *binary; i++) {
     rvl_graph_plan plan = base_plan();
     int ce = put(&plan, RVL_OP_CE, LOGITS, IDS), gathered = put(&plan, RVL_OP_GATHER,
