@@ -1,6 +1,6 @@
 /*
-** riverlua.core.trainer: transformers on this machine's processors, for lua/training/embedded. An engine has a thread of
-** its own that works on jobs in the order they came; the task that gave one waits, others go on.
+** riverlua.core.trainer: transformers on this machine's processors, for lua/training/embedded. An engine has a thread
+** of its own that works on jobs in the order they came; the task that gave one waits, others go on.
 */
 #include "lua_trainer.h"
 
@@ -89,7 +89,8 @@ static int engine_open(lua_State *L) {
   *box = (rvl_engine_box){.rt = rt, .waiting = {.rt = rt}};
   luaL_setmetatable(L, RVL_TRAINER_ENGINE);
   const char *wrong = rvl_blas_open(&box->blas, rt->command);
-  if (wrong != NULL) return rvl_raise(L, "unsupported", "install it: on Debian the package libopenblas0-pthread", "%s", wrong);
+  if (wrong != NULL)
+    return rvl_raise(L, "unsupported", "install it: on Debian the package libopenblas0-pthread", "%s", wrong);
   box->async = malloc(sizeof *box->async);
   if (box->async == NULL) return luaL_error(L, "not enough memory");
   if (uv_async_init(&loop->uv, box->async, on_ended) != 0) {
@@ -194,7 +195,8 @@ static int wait_k(lua_State *L, int status, lua_KContext ctx) {
     rvl_waited(L, &owner->waiting);
   }
   if (!job->done) return rvl_wait_counted(L, &owner->waiting, &job->changed, -1, ctx, wait_k);
-  if (atomic_load(&job->job.cancelled)) return rvl_raise(L, "closed", NULL, "the trainer was closed before it was done");
+  if (atomic_load(&job->job.cancelled))
+    return rvl_raise(L, "closed", NULL, "the trainer was closed before it was done");
   int count = finish(L, job);
   job_box *box = luaL_checkudata(L, -1 - count, JOB);
   box->job = NULL;                /* what it was for is used up: its memory goes now, not at some collection */

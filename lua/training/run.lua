@@ -202,7 +202,8 @@ function run.Run(options)
   local self = setmetatable({path = path, file = file, metrics = false, model = false, session = false,
     owns_session = false, description = description, name = options.name or "step",
     weights = copy(options.weights), keep = options.keep or false, place = 0, console = options.console == true,
-    run_seed = options.seed or 0, seeds = 0, step = 0, state = options.state or {}, values = false, stopping = false, broken = false, closed = false}, Run)
+    run_seed = options.seed or 0, seeds = 0, step = 0, state = options.state or {}, values = false, stopping = false,
+    broken = false, closed = false}, Run)
   local ok, err = pcall(begin, self, options)
   if ok then return self end
   pcall(close, self, err)

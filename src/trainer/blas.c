@@ -56,7 +56,8 @@ static void *load_with(const char *core) {
 static void *load_fitting(void) {
   void *library = load_with(NULL);
   const char *fitting = rvl_blas_fitting_core();
-  if (library == NULL || fitting == NULL || !is_fallback(core_of(library)) || getenv(core_variable) != NULL) return library;
+  bool fits = library == NULL || fitting == NULL || !is_fallback(core_of(library)) || getenv(core_variable) != NULL;
+  if (fits) return library;
   dlclose(library);
   return load_with(fitting);
 }
