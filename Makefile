@@ -73,22 +73,22 @@ $(BUILD)/libriverlua.so: $(BUILD)/libriverlua.so.$(SOVERSION)
 $(BUILD)/riverlua.pc: riverlua.pc.in src/riverlua.h Makefile
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-$(BUILD)/obj/%.o: src/%.c | $(BUILD)/obj
+$(BUILD)/obj/%.o: src/%.c | $(BUILD)/obj/trainer
 	@echo "  CC   $<"
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic
+$(BUILD)/pic/%.o: src/%.c | $(BUILD)/pic/trainer
 	@echo "  CC   $< (shared)"
 	$(Q)$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 
 $(KERNEL_C:src/%.c=$(BUILD)/obj/%.o) $(KERNEL_C:src/%.c=$(BUILD)/pic/%.o): ALL_CFLAGS += $(KERNEL_FLAGS)
 
 define kernel_set
-$(BUILD)/obj/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/obj
+$(BUILD)/obj/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/obj/trainer
 	@echo "  CC   $$< ($(1))"
 	$$(Q)$$(CC) $$(ALL_CFLAGS) $$(KERNEL_FLAGS) $$(KERNEL_FLAGS_$(1)) -MMD -MP -c -o $$@ $$<
 
-$(BUILD)/pic/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/pic
+$(BUILD)/pic/trainer/%.$(1).o: src/trainer/%.c | $(BUILD)/pic/trainer
 	@echo "  CC   $$< ($(1), shared)"
 	$$(Q)$$(CC) $$(ALL_CFLAGS) $$(KERNEL_FLAGS) $$(KERNEL_FLAGS_$(1)) -fPIC -fvisibility=hidden -MMD -MP -c -o $$@ $$<
 endef
@@ -131,8 +131,9 @@ $(BUILD)/pow10.h: $(BUILD)/gen_pow10
 
 $(BUILD)/obj/decimal.o $(BUILD)/pic/decimal.o: $(BUILD)/pow10.h
 
-$(BUILD)/obj $(BUILD)/pic:
-	$(Q)mkdir -p $@/trainer
+# trainer by name: a folder of an older build has none
+$(BUILD)/obj $(BUILD)/pic $(BUILD)/obj/trainer $(BUILD)/pic/trainer:
+	$(Q)mkdir -p $@
 
 # ---- setting up ---------------------------------------------------------------------------------------
 
