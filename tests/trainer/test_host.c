@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -88,7 +89,8 @@ static void test_closed_at_work(void **state) {
       "open() begin(function() local _ <close> = setmetatable({}, {__close = function() pcall(work, 1) end})\n"
       "  work(1000) end)",
   };
-  for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++) {
+  size_t step = getenv("RIVERLUA_VALGRIND") != NULL ? 4 : 1;   /* each runtime takes seconds there */
+  for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i += step) {
     riverlua *rt = open_runtime(0);
     riverlua_status status = riverlua_run_string(rt, scripts[i], "test");
     if (status == RIVERLUA_ERROR) assert_non_null(strstr(riverlua_error_message(rt), "mine"));
@@ -117,6 +119,7 @@ static void test_memory_limit(void **state) {
       "local results = {} for i = 1, 10000 do results[i] = model:merged() end",
       "local results = {} for i = 1, 10000 do results[i] = work(50) end",
   };
+  if (getenv("RIVERLUA_VALGRIND") != NULL) skip();   /* it would take minutes to fill the memory */
   for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++) {
     riverlua *rt = open_runtime(6 << 20);
     run(rt, "open()");
