@@ -224,7 +224,7 @@ $(BUILD)/base-models/ready: src/tools/base_models.lua $(RECIPES) | $(BUILD)/rive
 # $(MAKE) again: what pkg-config says is asked for after the packages are there
 .PHONY: demo
 demo: deps       ## set up, build, and train a small model by reinforcement learning on this machine
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all base-models
 	@echo
 	@env -u RIVER_API_KEY -u RIVER_ENDPOINT -u RIVER_MODEL $(BUILD)/riverlua examples/grpo_gsm8k.lua
 

@@ -6,28 +6,12 @@
 #ifndef RVL_ARRAY_H
 #define RVL_ARRAY_H
 
+#include "dtype.h"
+
 #include <lua.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #define RVL_ARRAY "riverlua.Array"
-
-/* The numbers are those of the NEST format. */
-typedef enum rvl_dtype {
-  RVL_BOOL,
-  RVL_INT8,
-  RVL_INT16,
-  RVL_INT32,
-  RVL_INT64,
-  RVL_UINT8,
-  RVL_UINT16,
-  RVL_UINT32,
-  RVL_UINT64,
-  RVL_FLOAT32,
-  RVL_FLOAT64,
-  RVL_DTYPES
-} rvl_dtype;
 
 typedef struct rvl_array {
   rvl_dtype dtype;
@@ -37,12 +21,6 @@ typedef struct rvl_array {
   size_t ndim;           /* 1: a vector, 2: a matrix; 0: a single element */
   const size_t *shape;   /* as many numbers; NULL of a vector */
 } rvl_array;
-
-/* Bytes of one element. */
-size_t rvl_dtype_size(rvl_dtype dtype);
-/* "float32" */
-const char *rvl_dtype_name(rvl_dtype dtype);
-bool rvl_dtype_is_float(rvl_dtype dtype);
 
 /* Pushes a vector whose elements are not set yet. Raises when there is no memory. */
 rvl_array *rvl_array_push(lua_State *L, rvl_dtype dtype, size_t length);

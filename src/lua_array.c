@@ -8,22 +8,6 @@
 
 enum { SHOWN = 8, SHOWN_ROWS = 4 };
 
-static const struct {
-  const char *name;
-  size_t size;
-} dtypes[RVL_DTYPES] = {
-    [RVL_BOOL] = {"bool", 1},       [RVL_INT8] = {"int8", 1},     [RVL_INT16] = {"int16", 2},
-    [RVL_INT32] = {"int32", 4},     [RVL_INT64] = {"int64", 8},   [RVL_UINT8] = {"uint8", 1},
-    [RVL_UINT16] = {"uint16", 2},   [RVL_UINT32] = {"uint32", 4}, [RVL_UINT64] = {"uint64", 8},
-    [RVL_FLOAT32] = {"float32", 4}, [RVL_FLOAT64] = {"float64", 8},
-};
-
-size_t rvl_dtype_size(rvl_dtype dtype) { return dtypes[dtype].size; }
-
-const char *rvl_dtype_name(rvl_dtype dtype) { return dtypes[dtype].name; }
-
-bool rvl_dtype_is_float(rvl_dtype dtype) { return dtype >= RVL_FLOAT32; }
-
 static bool is_unsigned(rvl_dtype dtype) { return dtype >= RVL_UINT8 && dtype <= RVL_UINT64; }
 
 rvl_array *rvl_array_test(lua_State *L, int index) { return luaL_testudata(L, index, RVL_ARRAY); }
@@ -76,7 +60,7 @@ static rvl_array *push_block(lua_State *L, rvl_dtype dtype, size_t length, size_
 /* Pushes the row of the array at stack index 1: a part of it, not a copy. */
 static void push_row(lua_State *L, const rvl_array *a, size_t i) {
   rvl_array *row = push_block(L, a->dtype, a->columns, a->ndim - 1, 0, 1);
-  row->data = (char *)a->data + i * a->columns * dtypes[a->dtype].size;
+  row->data = (char *)a->data + i * a->columns * rvl_dtype_size(a->dtype);
   if (a->ndim > 2) {
     row->shape = a->shape + 1;
     row->columns = a->shape[1] > 0 ? a->columns / a->shape[1] : 0;
@@ -113,7 +97,7 @@ static int array_index(lua_State *L) {
   lua_pushvalue(L, 2);
   if (lua_rawget(L, lua_upvalueindex(2)) != LUA_TNIL) return 1;
   const char *name = lua_tostring(L, 2);
-  if (strcmp(name, "dtype") == 0) lua_pushstring(L, dtypes[a->dtype].name);
+  if (strcmp(name, "dtype") == 0) lua_pushstring(L, rvl_dtype_name(a->dtype));
   else if (strcmp(name, "shape") == 0) push_shape(L, a);
   else return 0;
   return 1;
@@ -121,7 +105,7 @@ static int array_index(lua_State *L) {
 
 static int array_newindex(lua_State *L) {
   rvl_array *a = self(L);
-  const char *name = dtypes[a->dtype].name;
+  const char *name = rvl_dtype_name(a->dtype);
   int is_integer = 0;
   lua_Integer i = lua_type(L, 2) == LUA_TNUMBER ? lua_tointegerx(L, 2, &is_integer) : 0;
   if (!is_integer)
@@ -145,10 +129,10 @@ static int array_newindex(lua_State *L) {
     lua_rawseti(L, -2, 1);
   }
   size_t columns = a->ndim > 1 ? a->columns : 1;
-  char *out = (char *)a->data + at * columns * dtypes[a->dtype].size;
+  char *out = (char *)a->data + at * columns * rvl_dtype_size(a->dtype);
   int list = lua_gettop(L);
   if (a->ndim > 1 && rvl_array_test(L, list) != NULL && rvl_array_test(L, list)->dtype == a->dtype) {
-    memmove(out, rvl_array_test(L, list)->data, columns * dtypes[a->dtype].size);   /* perhaps this row */
+    memmove(out, rvl_array_test(L, list)->data, columns * rvl_dtype_size(a->dtype));   /* perhaps this row */
     return 0;
   }
   bad = rvl_array_read(L, list, columns, a->dtype, 0, out);
@@ -208,7 +192,7 @@ static int array_eq(lua_State *L) {
   bool equal = a != NULL && b != NULL && a->ndim == b->ndim && a->length == b->length;
   for (size_t i = 0; equal && i < a->ndim; i++) equal = dimension(a, i) == dimension(b, i);
   if (equal && a->length > 0 && a->dtype == b->dtype && !rvl_dtype_is_float(a->dtype) && a->dtype != RVL_BOOL)
-    equal = memcmp(a->data, b->data, a->length * dtypes[a->dtype].size) == 0;
+    equal = memcmp(a->data, b->data, a->length * rvl_dtype_size(a->dtype)) == 0;
   else
     for (size_t i = 0; equal && i < a->length; i++) equal = equal_at(a, b, i);
   lua_pushboolean(L, equal);
@@ -227,7 +211,7 @@ static int array_slice(lua_State *L) {
   if (from < 1) from = 1;
   if (to > rows) to = rows;
   size_t count = from <= to ? (size_t)(to - from + 1) : 0, row = a->ndim > 1 ? a->columns : 1;
-  size_t size = dtypes[a->dtype].size * row;
+  size_t size = rvl_dtype_size(a->dtype) * row;
   rvl_array *part;
   if (a->ndim > 1) {
     part = push_block(L, a->dtype, count * row, a->ndim, count * size, 0);
@@ -262,7 +246,7 @@ static int array_table(lua_State *L) {
 
 static int array_bytes(lua_State *L) {
   const rvl_array *a = self(L);
-  lua_pushlstring(L, a->data, a->length * dtypes[a->dtype].size);
+  lua_pushlstring(L, a->data, a->length * rvl_dtype_size(a->dtype));
   return 1;
 }
 
@@ -359,7 +343,7 @@ static void add_items(lua_State *L, luaL_Buffer *text, const rvl_array *a, size_
 
 /* "int64[128]" */
 static void add_type(lua_State *L, luaL_Buffer *text, const rvl_array *a) {
-  luaL_addstring(text, dtypes[a->dtype].name);
+  luaL_addstring(text, rvl_dtype_name(a->dtype));
   luaL_addchar(text, '[');
   for (size_t i = 0; i < a->ndim; i++) {
     if (i > 0) luaL_addchar(text, ',');
@@ -424,7 +408,7 @@ static rvl_array *push_block(lua_State *L, rvl_dtype dtype, size_t length, size_
 }
 
 rvl_array *rvl_array_push(lua_State *L, rvl_dtype dtype, size_t length) {
-  size_t size = dtypes[dtype].size;
+  size_t size = rvl_dtype_size(dtype);
   if (length > PTRDIFF_MAX / size) luaL_error(L, "not enough memory");
   return push_block(L, dtype, length, 1, length * size, 0);
 }
@@ -433,8 +417,8 @@ rvl_array *rvl_array_push_shape(lua_State *L, rvl_dtype dtype, size_t ndim, cons
   if (ndim == 1) return rvl_array_push(L, dtype, shape[0]);
   size_t length = 1;
   for (size_t i = 0; i < ndim; i++) length *= shape[i];
-  if (length > PTRDIFF_MAX / dtypes[dtype].size) luaL_error(L, "not enough memory");
-  rvl_array *a = push_block(L, dtype, length, ndim, length * dtypes[dtype].size, 0);
+  if (length > PTRDIFF_MAX / rvl_dtype_size(dtype)) luaL_error(L, "not enough memory");
+  rvl_array *a = push_block(L, dtype, length, ndim, length * rvl_dtype_size(dtype), 0);
   if (ndim > 0) {
     memcpy(a + 1, shape, ndim * sizeof *shape);
     a->columns = shape[0] > 0 ? length / shape[0] : 0;
@@ -444,7 +428,7 @@ rvl_array *rvl_array_push_shape(lua_State *L, rvl_dtype dtype, size_t ndim, cons
 
 static rvl_dtype check_dtype(lua_State *L, int index) {
   const char *name = luaL_checkstring(L, index);
-  for (int i = 0; i < RVL_DTYPES; i++) if (strcmp(name, dtypes[i].name) == 0) return (rvl_dtype)i;
+  for (int i = 0; i < RVL_DTYPES; i++) if (strcmp(name, rvl_dtype_name((rvl_dtype)i)) == 0) return (rvl_dtype)i;
   rvl_raise(L, "argument", "bool, int8 to int64, uint8 to uint64, float32, float64", "there is no array of '%s'", name);
   return RVL_DTYPES;
 }
@@ -476,7 +460,7 @@ static void repeat(char *out, size_t count, size_t size) {
 /* fill(dtype, n, value = 0) */
 static int fill(lua_State *L) {
   rvl_dtype dtype = check_dtype(L, 1);
-  size_t n = check_count(L, 2), size = dtypes[dtype].size;
+  size_t n = check_count(L, 2), size = rvl_dtype_size(dtype);
   lua_settop(L, 3);
   rvl_array *a = rvl_array_push(L, dtype, n);
   if (n == 0) return 1;
@@ -504,18 +488,18 @@ static int reshape(lua_State *L) {
     return rvl_raise(L, "argument", NULL, "%I elements do not fill rows of %I", (LUAI_UACINT)a->length,
                      (LUAI_UACINT)columns);
   rvl_array *matrix = rvl_array_push_shape(L, a->dtype, 2, (size_t[]){a->length / columns, columns});
-  if (a->length > 0) memcpy(matrix->data, a->data, a->length * dtypes[a->dtype].size);
+  if (a->length > 0) memcpy(matrix->data, a->data, a->length * rvl_dtype_size(a->dtype));
   return 1;
 }
 
 /* from_bytes(dtype, bytes) */
 static int from_bytes(lua_State *L) {
   rvl_dtype dtype = check_dtype(L, 1);
-  size_t length, size = dtypes[dtype].size;
+  size_t length, size = rvl_dtype_size(dtype);
   const char *bytes = luaL_checklstring(L, 2, &length);
   if (length % size != 0)
     return rvl_raise(L, "argument", NULL, "%I bytes are no whole number of %s, which have %I each",
-                     (LUAI_UACINT)length, dtypes[dtype].name, (LUAI_UACINT)size);
+                     (LUAI_UACINT)length, rvl_dtype_name(dtype), (LUAI_UACINT)size);
   rvl_array *a = rvl_array_push(L, dtype, length / size);
   if (length > 0) memcpy(a->data, bytes, length);
   return 1;
@@ -528,7 +512,7 @@ static int from_bytes(lua_State *L) {
 static int join(lua_State *L) {
   rvl_dtype dtype = check_dtype(L, 1);
   int top = lua_gettop(L);
-  size_t size = dtypes[dtype].size, length = 0, at = 0;
+  size_t size = rvl_dtype_size(dtype), length = 0, at = 0;
   for (int i = 2; i < top; i += 2) {
     size_t count = check_count(L, i + 1);
     if (count > PTRDIFF_MAX / 64 - length) return luaL_error(L, "not enough memory");
@@ -590,7 +574,7 @@ static rvl_dtype dtype_of_arguments(lua_State *L, int count) {
     rvl_dtype both = dtype == RVL_DTYPES ? a->dtype : common_dtype(dtype, a->dtype);
     if (both == RVL_DTYPES)
       rvl_raise(L, "argument", "array.int8(flags) makes 0 and 1 of false and true", "array.concat: argument %d is an "
-                "array of %s, which cannot be joined with one of %s", i, dtypes[a->dtype].name, dtypes[dtype].name);
+                "array of %s, which cannot be joined with one of %s", i, rvl_dtype_name(a->dtype), rvl_dtype_name(dtype));
     dtype = both;
   }
   if (dtype == RVL_DTYPES)
@@ -637,7 +621,7 @@ static const char *push_type(lua_State *L, const rvl_array *a) {
 /* Pushes an array for all that the arguments have, which are arrays now. */
 static rvl_array *push_sum(lua_State *L, int count, rvl_dtype dtype) {
   const rvl_array *like = NULL;
-  size_t length = 0, rows = 0, most = PTRDIFF_MAX / dtypes[dtype].size;
+  size_t length = 0, rows = 0, most = PTRDIFF_MAX / rvl_dtype_size(dtype);
   int first = 0;
   for (int i = 1; i <= count; i++) {
     const rvl_array *a = rvl_array_test(L, i);
@@ -655,7 +639,7 @@ static rvl_array *push_sum(lua_State *L, int count, rvl_dtype dtype) {
     rows += rvl_array_rows(a);
   }
   if (like == NULL || like->ndim <= 1) return rvl_array_push(L, dtype, length);
-  rvl_array *sum = push_block(L, dtype, length, like->ndim, length * dtypes[dtype].size, 0);
+  rvl_array *sum = push_block(L, dtype, length, like->ndim, length * rvl_dtype_size(dtype), 0);
   size_t *shape = (size_t *)(sum + 1);
   shape[0] = rows;
   for (size_t k = 1; k < like->ndim; k++) shape[k] = like->shape[k];
@@ -683,7 +667,7 @@ static int concat(lua_State *L) {
       lua_pushfstring(L, "%s %s", lua_tostring(L, -2), lua_tostring(L, -1));
       return raise_element(L, i);
     }
-    out += a->length * dtypes[dtype].size;
+    out += a->length * rvl_dtype_size(dtype);
   }
   return 1;
 }

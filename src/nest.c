@@ -1,5 +1,5 @@
 #include "nest.h"
-#include "array.h"
+#include "dtype.h"
 #include "utf8.h"
 
 #include <string.h>

@@ -6,7 +6,7 @@
 #ifndef RVL_EXAMPLE_H
 #define RVL_EXAMPLE_H
 
-#include "array.h"
+#include "dtype.h"
 #include "model.h"
 
 #include <stdbool.h>

@@ -11,22 +11,8 @@ static void add(size_t n, const float *x, float *y) {
   EACH(i, n) store_some(y + i, load_some(y + i, n - i) + load_some(x + i, n - i), n - i);
 }
 
-static void axpy(size_t n, float a, const float *x, float *y) {
-  EACH(i, n) store_some(y + i, load_some(y + i, n - i) + a * load_some(x + i, n - i), n - i);
-}
-
 static void scale(size_t n, float a, float *x) {
   EACH(i, n) store_some(x + i, a * load_some(x + i, n - i), n - i);
-}
-
-static float dot(size_t n, const float *x, const float *y) {
-  vec sums[4] = {{0}};
-  size_t i = 0;
-  for (; i + 4 * LANES <= n; i += 4 * LANES) {
-    for (size_t k = 0; k < 4; k++) sums[k] += load(x + i + k * LANES) * load(y + i + k * LANES);
-  }
-  for (; i < n; i += LANES) sums[0] += load_some(x + i, n - i) * load_some(y + i, n - i);
-  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 static double squares(size_t n, const float *x) {
@@ -44,10 +30,6 @@ static float largest(size_t n, const float *x) {
     nan += choose(v != v, v, (vec){0});        /* comparisons lose a NaN */
   }
   return greatest(most) + sum(nan);
-}
-
-static void exponentials(size_t n, const float *x, float *y) {
-  EACH(i, n) store_some(y + i, exponential(load_some(x + i, n - i)), n - i);
 }
 
 /* gelu(x) = x / 2 · (1 + tanh u) = x · sigmoid(2u), u = √(2/π) (x + 0.044715 x³). */
@@ -86,14 +68,10 @@ static void adamw(size_t n, const rvl_adamw *step, const float *gradient, float 
 
 /* ----------------------------------------------------------------------------------------------- logits */
 
-/* y = exp(a · x - most), of which the sum is returned. */
-INLINE float exponentials_sum(size_t n, float a, float most, const float *x, float *y) {
+/* Σ exp(a · x - most) */
+INLINE float exponentials_sum(size_t n, float a, float most, const float *x) {
   vec total = {0};
-  EACH(i, n) {
-    vec e = exponential(a * load_some(x + i, n - i) - most);
-    total += first(e, n - i, 0.0f);
-    if (y != NULL) store_some(y + i, e, n - i);
-  }
+  EACH(i, n) total += first(exponential(a * load_some(x + i, n - i) - most), n - i, 0.0f);
   return sum(total);
 }
 
@@ -106,16 +84,7 @@ INLINE float greatest_logit(size_t n, float a, const float *x) {
 
 static float log_sum_exp(size_t n, float a, const float *x) {
   float most = greatest_logit(n, a, x);
-  return most + logf(exponentials_sum(n, a, most, x, NULL));
-}
-
-static void log_softmax(size_t n, float a, const float *x, float *y) {
-  float logsum = log_sum_exp(n, a, x);
-  EACH(i, n) store_some(y + i, a * load_some(x + i, n - i) - logsum, n - i);
-}
-
-static void softmax(size_t n, float a, const float *x, float *y) {
-  scale(n, 1.0f / exponentials_sum(n, a, greatest_logit(n, a, x), x, y), y);
+  return most + logf(exponentials_sum(n, a, most, x));
 }
 
 static void softmax_times(size_t n, float a, float logsum, float c, const float *x, float *y) {
@@ -217,12 +186,10 @@ static void rotary(size_t heads, size_t width, const float *turn, bool back, flo
 
 extern const rvl_kernels RVL_KERNEL(rvl_kernels);
 const rvl_kernels RVL_KERNEL(rvl_kernels) = {
-    .name = RVL_TEXT(RVL_SET), .add = add, .axpy = axpy, .scale = scale, .dot = dot, .squares = squares,
-    .largest = largest,
-    .exp = exponentials, .gelu = gelu, .gelu_backward = gelu_backward, .adamw = adamw, .log_sum_exp = log_sum_exp,
-    .log_softmax = log_softmax, .softmax = softmax, .softmax_times = softmax_times, .entropy = entropy,
-    .norm = norm,
-    .norm_again = norm_again, .norm_backward = norm_backward, .rotary = rotary,
+    .name = RVL_TEXT(RVL_SET), .add = add, .scale = scale, .squares = squares, .largest = largest,
+    .gelu = gelu, .gelu_backward = gelu_backward, .adamw = adamw,
+    .log_sum_exp = log_sum_exp, .softmax_times = softmax_times, .entropy = entropy,
+    .norm = norm, .norm_again = norm_again, .norm_backward = norm_backward, .rotary = rotary,
     .fast_products = LANES >= 8, .linear = RVL_KERNEL(rvl_linear), .product = RVL_KERNEL(rvl_product),
     .outer = RVL_KERNEL(rvl_outer),
     .attention = RVL_KERNEL(rvl_attention), .attention_backward = RVL_KERNEL(rvl_attention_backward),

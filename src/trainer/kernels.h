@@ -53,12 +53,9 @@ typedef struct rvl_kernels {
 
   /* ---- vectors of n floats */
   void (*add)(size_t n, const float *x, float *y);                      /* y += x */
-  void (*axpy)(size_t n, float a, const float *x, float *y);            /* y += a · x */
   void (*scale)(size_t n, float a, float *x);                           /* x *= a */
-  float (*dot)(size_t n, const float *x, const float *y);
   double (*squares)(size_t n, const float *x);                          /* Σ x²; not finite if an x is not */
   float (*largest)(size_t n, const float *x);                           /* n > 0; NaN if one is NaN */
-  void (*exp)(size_t n, const float *x, float *y);                      /* y may be x */
   void (*gelu)(size_t n, const float *x, float *y);                     /* the tanh form; y may be x */
   /* dy becomes dx; y (NULL: not wanted) the value of gelu(x) again. */
   void (*gelu_backward)(size_t n, const float *x, float *dy, float *y);
@@ -66,8 +63,6 @@ typedef struct rvl_kernels {
 
   /* ---- a row of n logits; z = a · x (a: 1 / temperature) */
   float (*log_sum_exp)(size_t n, float a, const float *x);              /* log Σ exp z */
-  void (*log_softmax)(size_t n, float a, const float *x, float *y);     /* y = z - log Σ exp z; y may be x */
-  void (*softmax)(size_t n, float a, const float *x, float *y);         /* y = exp z / Σ exp z; y may be x */
   /* y = c · exp(z - logsum): probabilities times c, when log Σ exp z is known; y may be x. */
   void (*softmax_times)(size_t n, float a, float logsum, float c, const float *x, float *y);
   float (*entropy)(size_t n, float a, float logsum, const float *x);    /* -Σ p log p, p = exp(z - logsum) */
