@@ -123,7 +123,6 @@ static bool plan(run *r) {
   if (most < LEAST_CHUNK) most = LEAST_CHUNK;
   if (most > MOST_CHUNK) most = MOST_CHUNK;
   r->chunks = pack(pass->micros, micros, most, pass->chunks);
-  r->result->micro_batches = micros;
   return true;
 }
 

@@ -36,7 +36,6 @@ typedef struct rvl_pass_result {
   float *logprobs;             /* example i's, length - 1, begin at starts[i] */
   size_t *starts;              /* [count + 1] */
   rvl_loss_sums sums;          /* for rvl_loss_metrics; its tokens and datums count all */
-  size_t micro_batches;
 } rvl_pass_result;
 
 typedef enum rvl_pass_status { RVL_PASS_DONE, RVL_PASS_CANCELLED, RVL_PASS_NO_MEMORY } rvl_pass_status;

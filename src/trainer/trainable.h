@@ -34,7 +34,7 @@ typedef struct rvl_trainable {
   float *trained;              /* adapters, or `weights` */
   size_t floats;               /* of what is trained */
   float *gradient;             /* of what is trained */
-  float *merged_gradient;      /* for the length of a pass; NULL: not adapted, or none yet */
+  float *merged_gradient;      /* of a pass, before it becomes the adapters'; NULL: none yet, or not adapted */
   rvl_adamw_state optimizer;
   rvl_pass *pass;              /* NULL until the first */
   unsigned references;
